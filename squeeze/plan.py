@@ -1,0 +1,177 @@
+"""What a compressed model is: edits in order, as data.
+
+Edits say shapes; tensors say values. A `Plan` is enough to turn the dense model into the small one
+without data, tracing or the pass that found it. `squeeze.edits.rewrite` carries it out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from squeeze.errors import PlanError
+
+SCHEMA = 1
+
+Ranges = tuple[tuple[int, int], ...]
+"""Half-open ranges of indices, ascending and disjoint."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Keep these indices of one dimension of a parameter or buffer.
+
+    Attributes:
+        tensor: Dotted name, as in ``state_dict``.
+        dim: The dimension that gets smaller.
+        size: Its size before.
+        keep: What stays.
+    """
+
+    kind: ClassVar[str] = "slice"
+    tensor: str
+    dim: int
+    size: int
+    keep: Ranges
+
+    @classmethod
+    def of(cls, tensor: str, dim: int, kept: np.ndarray) -> "Slice":
+        """From a boolean array, True where an index stays."""
+        steps = np.flatnonzero(np.diff(np.concatenate(([0], kept.astype(np.int8), [0]))))
+        keep = tuple((int(a), int(b)) for a, b in zip(steps[::2], steps[1::2], strict=True))
+        return cls(tensor, dim, len(kept), keep)
+
+    def indices(self) -> np.ndarray:
+        """The kept indices, ascending."""
+        return np.concatenate([np.arange(a, b) for a, b in self.keep] or [np.arange(0)])
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Compute nothing of these modules any more; what they were added or joined to stays.
+
+    Attributes:
+        name: The block or branch, for people.
+        modules: Dotted names of the modules that go, outermost first.
+        parameters: Parameters outside these modules that nothing reads any more.
+    """
+
+    kind: ClassVar[str] = "drop"
+    name: str
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+
+
+Edit = Slice | Drop
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass: its method's name, its settings, and what it changed."""
+
+    method: str
+    settings: Mapping[str, Any]
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order, and where they come from (seed, versions, input shapes, source checksum)."""
+
+    steps: tuple[Step, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All edits, in the order in which they are replayed."""
+        return tuple(edit for step in self.steps for edit in step.edits)
+
+    def then(self, step: Step) -> "Plan":
+        """This plan, followed by one more step."""
+        return Plan((*self.steps, step), self.provenance)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        steps = [
+            {"method": s.method, "settings": dict(s.settings), "edits": [{"kind": e.kind, **asdict(e)} for e in s.edits]}
+            for s in self.steps
+        ]
+        return json.dumps({"schema": SCHEMA, "provenance": dict(self.provenance), "steps": steps}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read a plan, trusting nothing in it.
+
+        Raises:
+            PlanError: Not a plan, or written by a newer squeeze.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"plan: must be JSON, got text that is not ({error}); use the plan.json of a run.") from error
+        data = _mapping(data, "plan")
+        schema = data.get("schema")
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise PlanError(f"plan: schema must be a whole number from 1, got {schema!r}; the file was not written by squeeze.")
+        if schema > SCHEMA:
+            raise PlanError(f"plan: schema must be at most {SCHEMA}, got {schema}; a newer squeeze wrote it, so update squeeze.")
+        steps = tuple(_step(step) for step in _sequence(data.get("steps"), "steps"))
+        return cls(steps, _mapping(data.get("provenance", {}), "provenance"))
+
+
+def _step(data: Any) -> Step:
+    data = _mapping(data, "step")
+    edits = tuple(_edit(edit) for edit in _sequence(data.get("edits"), "edits"))
+    return Step(_text(data.get("method"), "method"), _mapping(data.get("settings", {}), "settings"), edits)
+
+
+def _edit(data: Any) -> Edit:
+    data = _mapping(data, "edit")
+    kind = data.get("kind")
+    if kind == "slice":
+        size = _count(data.get("size"), "size")
+        keep = tuple(_range(pair) for pair in _sequence(data.get("keep"), "keep"))
+        bounds = [0, *(bound for pair in keep for bound in pair), size]
+        if bounds != sorted(bounds) or not keep:
+            raise PlanError(f"plan: keep must be ascending ranges within 0..{size}, got {list(keep)[:4]}; the plan was altered.")
+        return Slice(_text(data.get("tensor"), "tensor"), _count(data.get("dim"), "dim"), size, keep)
+    if kind == "drop":
+        return Drop(
+            _text(data.get("name"), "name"),
+            tuple(_text(name, "modules") for name in _sequence(data.get("modules"), "modules")),
+            tuple(_text(name, "parameters") for name in _sequence(data.get("parameters", []), "parameters")),
+        )
+    raise PlanError(f"plan: an edit's kind must be 'slice' or 'drop', got {kind!r}; update squeeze, or check the file.")
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise PlanError(f"plan: {what} must be an object, got {type(value).__name__}; the plan was altered.")
+    return value
+
+
+def _sequence(value: Any, what: str) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise PlanError(f"plan: {what} must be a list, got {type(value).__name__}; the plan was altered.")
+    return value
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise PlanError(f"plan: {what} must be text, got {value!r}; the plan was altered.")
+    return value
+
+
+def _count(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
+        raise PlanError(f"plan: {what} must be a whole number from 0, got {value!r}; the plan was altered.")
+    return value
+
+
+def _range(value: Any) -> tuple[int, int]:
+    start, stop = (_count(bound, "keep") for bound in (*_sequence(value, "keep"), 0, 0)[:2])
+    if start >= stop:
+        raise PlanError(f"plan: keep must hold ranges [start, stop) with start < stop, got {value!r}; the plan was altered.")
+    return start, stop

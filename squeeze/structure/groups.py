@@ -1,0 +1,224 @@
+"""The result of a trace: what can be removed from a model, what it touches, and what is pinned."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from squeeze.errors import PlanError
+from squeeze.plan import Drop, Edit, Slice
+from squeeze.structure.cost import Cost, CostModel
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One dimension of a parameter or buffer, and which unit of a group each index belongs to.
+
+    Attributes:
+        tensor: Dotted name, as in ``state_dict``.
+        dim: The dimension.
+        units: (size of the dimension,) unit numbers within the group; -1 where an index is not in the group.
+        reads: The dimension is summed over: here a consumer reads the unit. Multiplying these
+            entries by m is the same as multiplying what the unit sends by m.
+    """
+
+    tensor: str
+    dim: int
+    units: np.ndarray
+    reads: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels, neurons or heads that are coupled in the same way; each unit can be removed by itself.
+
+    Attributes:
+        name: The first parameter that produces the units, without its last part.
+        size: How many units there are.
+        axes: Everything that gets smaller when a unit goes.
+        exact: Zero what the readers see, or remove: the same function. False where statistics run
+            over the cut dimension (LayerNorm, softmax, mean).
+        maskable: All that is read of a unit is read through `Axis.reads`, so a soft mask can scale it.
+        note: Why the group is not exact or not maskable.
+    """
+
+    name: str
+    size: int
+    axes: tuple[Axis, ...]
+    exact: bool = True
+    maskable: bool = True
+    note: str = ""
+
+    @property
+    def step(self) -> int:
+        """Channels a unit takes in the widest of its axes (1 for a plain convolution)."""
+        return max(int(np.bincount(axis.units[axis.units >= 0]).max()) for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual body: the sum it ends in keeps another operand of the same shape, so it can go as a whole.
+
+    Attributes:
+        name: The innermost module that holds the whole body, or its first module.
+        modules: What is no longer computed, outermost modules.
+        parameters: Parameters outside of `modules` that nothing reads any more.
+        scales: Parameters that, multiplied by m, multiply the body's output by m; empty if there is
+            no such set (then the block cannot be soft-masked).
+        ops: Indices into the cost model: what is not computed without the block.
+        note: Why it cannot be soft-masked.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+    scales: tuple[str, ...]
+    ops: frozenset[int]
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """An operand of a concatenation, which can go with all of its channels.
+
+    Attributes:
+        name: The innermost module that holds the whole branch, or its first module.
+        concat: The concatenation it feeds: branches of one concatenation share this text.
+        reads: What reads the branch's channels: `Axis.units` is 0 for its entries, -1 elsewhere.
+        modules: What is no longer computed.
+        parameters: Parameters outside of `modules` that nothing reads any more.
+        ops: Indices into the cost model: what is not computed without the branch.
+    """
+
+    name: str
+    concat: str
+    reads: tuple[Axis, ...]
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+    ops: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Single (layer, input channel) connections: the inputs a weight reads, one per index of `dim`."""
+
+    tensor: str
+    dim: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What stays, and why.
+
+    Attributes:
+        tensor: Dotted name of a parameter or buffer.
+        dim: The dimension.
+        count: How many of its indices are pinned.
+        reason: In a few words.
+        where: The line of the user's code that is the cause, or "".
+    """
+
+    tensor: str
+    dim: int
+    count: int
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What goes.
+
+    Attributes:
+        units: For each group a boolean array, True where the unit goes.
+        blocks: Names of blocks that go.
+        branches: Names of branches that go.
+    """
+
+    units: tuple[np.ndarray, ...]
+    blocks: frozenset[str] = frozenset()
+    branches: frozenset[str] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing goes."""
+        return not (self.blocks or self.branches or any(units.any() for units in self.units))
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What can be removed from a model, found by `squeeze.trace`."""
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    branches: tuple[Branch, ...]
+    edges: tuple[Edge, ...]
+    pinned: tuple[Pin, ...]
+    costs: CostModel = field(repr=False)
+
+    def nothing(self) -> Choice:
+        """The choice that removes nothing."""
+        return Choice(tuple(np.zeros(group.size, dtype=bool) for group in self.groups))
+
+    def cost(self, choice: Choice | None = None) -> Cost:
+        """MACs and parameters after a choice is carried out (of the dense model if None)."""
+        if choice is None:
+            return self.costs.after({}, frozenset(), frozenset())
+        dropped = [b for b in self.blocks if b.name in choice.blocks] + [b for b in self.branches if b.name in choice.branches]
+        ops = frozenset(op for item in dropped for op in item.ops)
+        gone = frozenset(name for item in dropped for name in self.owned(item))
+        return self.costs.after(self._kept(choice), ops, gone)
+
+    def edits(self, choice: Choice) -> tuple[Edit, ...]:
+        """The edits that carry out a choice: drops first, then slices of what is left."""
+        unknown = (choice.blocks - {b.name for b in self.blocks}) | (choice.branches - {b.name for b in self.branches})
+        if unknown or [len(u) for u in choice.units] != [g.size for g in self.groups]:
+            raise PlanError(f"choice: must be made for this structure, got other groups or names {sorted(unknown)}; trace again.")
+        drops: list[Edit] = [Drop(b.name, b.modules, b.parameters) for b in self.blocks if b.name in choice.blocks]
+        drops += [Drop(b.name, b.modules, b.parameters) for b in self.branches if b.name in choice.branches]
+        gone = {n for b in (*self.blocks, *self.branches) if b.name in choice.blocks | choice.branches for n in self.owned(b)}
+        kept = self._kept(choice)
+        slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
+        return (*drops, *slices)
+
+    def owned(self, item: Block | Branch) -> frozenset[str]:
+        """Names of all tensors that go with a block or branch."""
+        inside = {n for n in self.costs.shapes if any(n.startswith(f"{m}.") for m in item.modules)}
+        return frozenset(inside | set(item.parameters))
+
+    def ignoring(self, patterns: Iterable[str]) -> "Structure":
+        """The structure without what touches a layer whose name matches (``head``, ``layer1.*``, ``*.fc``).
+
+        A pattern names a parameter, a module or everything below a module.
+        """
+        patterns = tuple(patterns)
+
+        def matches(tensor: str) -> bool:
+            parts = tensor.split(".")
+            prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
+            return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in patterns)
+
+        groups, pins = [], list(self.pinned)
+        for group in self.groups:
+            hit = [axis for axis in group.axes if matches(axis.tensor)]
+            if not hit:
+                groups.append(group)
+            pins += [Pin(a.tensor, a.dim, int((a.units >= 0).sum()), "ignored by name") for a in hit]
+        blocks = tuple(b for b in self.blocks if not any(matches(n) for n in self.owned(b)))
+        branches = tuple(b for b in self.branches if not any(matches(n) for n in (*self.owned(b), *(a.tensor for a in b.reads))))
+        return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, pinned=tuple(pins))
+
+    def _kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
+        """For every (tensor, dim) that a choice touches: True where an index stays."""
+        kept: dict[tuple[str, int], np.ndarray] = {}
+        cuts = [(axis, gone) for group, gone in zip(self.groups, choice.units, strict=True) if gone.any() for axis in group.axes]
+        cuts += [(axis, np.ones(1, dtype=bool)) for b in self.branches if b.name in choice.branches for axis in b.reads]
+        for axis, gone in cuts:
+            keep = kept.setdefault((axis.tensor, axis.dim), np.ones(len(axis.units), dtype=bool))
+            inside = axis.units >= 0
+            keep[inside] &= ~gone[axis.units[inside]]
+        return kept
+
+

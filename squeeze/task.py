@@ -1,0 +1,91 @@
+"""What squeeze needs to know about a model: how to call it, feed it, and judge it."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from squeeze.errors import InputError
+
+Inputs = Any
+"""How a model is called: a tensor, a tuple of positional arguments, or a dict of keyword arguments."""
+
+Batch = Any
+"""What a data loader yields: inputs alone, or a pair ``(inputs, labels)``."""
+
+Split = Literal["holdout", "test"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A model's purpose, as far as compressing it needs to know.
+
+    Attributes:
+        name: Shown in reports.
+        example_inputs: Inputs the model accepts; see `call`.
+        metric: The key of `evaluate` by which checkpoints are chosen (larger is better).
+    """
+
+    name: str
+    example_inputs: Inputs
+    metric: str
+
+    def build(self) -> nn.Module:
+        """A fresh dense model, on which a plan can be replayed."""
+
+    def train_batches(self, epoch: int) -> Iterable[Batch]:
+        """The training data of one epoch, without what is held out; empty if there is no data."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """The supervised loss, a scalar; None if the data has no labels."""
+
+    def features(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(N, D): what distillation aligns and GAL's discriminator sees (logits, as a rule)."""
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """Metrics on held-out training data or on the test set; empty if there is none."""
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a model on example inputs: ``model(x)``, ``model(*tuple)`` or ``model(**dict)``."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """All tensors of a nested structure (tuples, lists, dicts, dataclasses), in order."""
+    leaves: list[Tensor] = []
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            leaves.append(leaf)
+        elif hasattr(leaf, "__dataclass_fields__"):
+            leaves.extend(tensors_of([getattr(leaf, name) for name in leaf.__dataclass_fields__]))
+    return leaves
+
+
+def check_inputs(model: nn.Module, inputs: Inputs) -> None:
+    """Run the model once in eval mode.
+
+    Raises:
+        InputError: The model does not accept these inputs.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            call(model, inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(inputs)) or "no tensor"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"example_inputs: {type(model).__name__} must accept them, got inputs of shape {shapes} "
+            f"and {type(error).__name__}: {first}; pass inputs of the shape the model was made for."
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
