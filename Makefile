@@ -1,0 +1,57 @@
+# Every target installs what it needs first: `make demo` is all that a fresh machine needs (Python 3.11 or newer).
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Two cores are what we test on; each process computes with one thread (tests/conftest.py).
+JOBS   ?= 2
+
+# Installing is done once for each version of what is to be installed: a stamp file for each set of extras.
+INSTALLED       := $(VENV)/.installed
+INSTALLED_DEV   := $(VENV)/.installed-dev
+INSTALLED_BENCH := $(VENV)/.installed-bench
+
+.PHONY: help install demo test check-slow lint format bench bench-gal clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(INSTALLED)
+
+$(INSTALLED_BENCH): pyproject.toml setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@ $(INSTALLED)
+
+install: $(INSTALLED)  ## create .venv and install squeeze there
+
+demo: $(INSTALLED)  ## train a small net on real digits, prune it with GAL to half of its MACs, show what that bought
+	$(BIN)/squeeze demo --force --out model.pt
+	$(BIN)/squeeze prune --method gal model.pt --force --out runs/demo
+
+test: $(INSTALLED_DEV)  ## all tests but the slow ones (under 20 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
+
+check-slow: $(INSTALLED_DEV)  ## the slow tests
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
+
+lint: $(INSTALLED_DEV)  ## format, lint and type check; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED_DEV)  ## write the format that lint wants
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist *.egg-info runs model.pt
