@@ -1,0 +1,219 @@
+"""Soft masks: one non-negative scalar for everything that can be removed, differentiable and exactly removable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from squeeze.errors import PlanError
+from squeeze.selection import Scores
+from squeeze.structure.cost import Cost
+from squeeze.structure.groups import Choice, Structure
+
+Kind = Literal["filters", "blocks", "branches"]
+KINDS: tuple[Kind, ...] = ("filters", "blocks", "branches")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive mask values that belong to one group, block or branch.
+
+    Attributes:
+        kind: What is masked.
+        index: Into the structure's groups, blocks or branches.
+        name: Of the group, block or branch.
+        start: Index of its first value.
+        size: How many values it has: the group's units, or 1.
+    """
+
+    kind: Kind
+    index: int
+    name: str
+    start: int
+    size: int
+
+    @property
+    def span(self) -> slice:
+        """Its values, as a slice of all of them."""
+        return slice(self.start, self.start + self.size)
+
+
+class SoftMasks(nn.Module):
+    """One scalar per removable unit, block and branch (Lin et al. 2019, CVPR: the mask m), all ones to begin with.
+
+    A mask multiplies what the readers of a structure see, by scaling the entries of their parameters: a
+    value of exactly 0 and the removal are the same function in eval mode, and any other value can be folded.
+
+    Attributes:
+        values: (M,) the masks.
+        parts: Which values belong to what, in order.
+        macs: (M,) multiply-accumulates saved by removing that entry alone.
+        params: (M,) parameters saved by removing that entry alone.
+        left_out: (name, reason) of the groups and blocks that cannot be soft-masked.
+    """
+
+    index: Tensor
+
+    def __init__(self, structure: Structure, structures: Sequence[Kind] = KINDS) -> None:
+        super().__init__()
+        self.parts, self.left_out = _parts(structure, structures)
+        self._structure = structure
+        self._places, index = _places(structure, self.parts)
+        self._lengths = [len(entries) for entries in index]
+        self.register_buffer("index", torch.from_numpy(np.concatenate([*index, np.arange(0)])), persistent=False)
+        size = sum(part.size for part in self.parts)
+        self.values = nn.Parameter(torch.ones(size))
+        savings = _savings(structure, self.parts)
+        self.macs = torch.tensor([cost.macs for cost in savings], dtype=torch.float64)
+        self.params = torch.tensor([cost.params for cost in savings], dtype=torch.float64)
+
+    def scaled(self, model: nn.Module) -> dict[str, Tensor]:
+        """The parameters that readers use, multiplied by their masks, for `torch.func.functional_call`.
+
+        Differentiable in the masks and in the parameters. Parameters that no mask touches and buffers are
+        left out; a tied parameter appears once, under its first name.
+        """
+        owned = dict(model.named_parameters(remove_duplicate=False))
+        first = {id(parameter): name for name, parameter in reversed(owned.items())}
+        entries = torch.cat((self.values, self.values.new_ones(1))).index_select(0, self.index)
+        scaled: dict[str, Tensor] = {}
+        for (tensor, dim), factor in zip(self._places, entries.split(self._lengths), strict=True):
+            if tensor not in owned:
+                raise PlanError(
+                    f"masks: {tensor!r} must be a parameter of the model, got none of that name; trace it again."
+                )
+            name = first[id(owned[tensor])]
+            shape = [1] * owned[tensor].dim()
+            if dim is not None:
+                shape[dim] = len(factor)
+            base = scaled.get(name, owned[tensor])
+            scaled[name] = base * factor.view(shape).to(base.dtype)
+        return scaled
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> None:
+        """Multiply the masks into the model's parameters, in place: the model then computes what it did with masks."""
+        owned = dict(model.named_parameters())
+        for name, value in self.scaled(model).items():
+            owned[name].copy_(value)
+
+    def scores(self, values: np.ndarray | None = None) -> Scores:
+        """Importance for `squeeze.selection.select`: the masks, or other `values` (M,) in their place.
+
+        What has no mask may not go.
+        """
+        values = self.values.detach().double().cpu().numpy() if values is None else values
+        units = [np.full(group.size, np.inf) for group in self._structure.groups]
+        single = {
+            (kind, i): np.inf for kind in ("blocks", "branches") for i in range(len(getattr(self._structure, kind)))
+        }
+        for part in self.parts:
+            if part.kind == "filters":
+                units[part.index] = np.asarray(values[part.span], dtype=np.float64)
+            else:
+                single[part.kind, part.index] = float(values[part.start])
+        blocks = {block.name: single["blocks", i] for i, block in enumerate(self._structure.blocks)}
+        branches = {branch.name: single["branches", i] for i, branch in enumerate(self._structure.branches)}
+        return Scores(tuple(units), blocks, branches)
+
+    def choice(self, removed: np.ndarray) -> Choice:
+        """The choice that removes the entries where `removed` (M,) is True."""
+        units = list(self._structure.nothing().units)
+        names: dict[Kind, set[str]] = {"blocks": set(), "branches": set()}
+        for part in self.parts:
+            if part.kind == "filters":
+                units[part.index] = removed[part.span].astype(bool)
+            elif removed[part.start]:
+                names[part.kind].add(part.name)
+        return Choice(tuple(units), frozenset(names["blocks"]), frozenset(names["branches"]))
+
+    def removed(self, choice: Choice) -> np.ndarray:
+        """Undo `choice`: (M,) True where an entry goes."""
+        gone: Mapping[Kind, frozenset[str]] = {"blocks": choice.blocks, "branches": choice.branches}
+        pieces = [
+            choice.units[part.index] if part.kind == "filters" else np.array([part.name in gone[part.kind]])
+            for part in self.parts
+        ]
+        return np.concatenate([*pieces, np.zeros(0, dtype=bool)])
+
+
+def _parts(structure: Structure, structures: Sequence[Kind]) -> tuple[tuple[Part, ...], tuple[tuple[str, str], ...]]:
+    """What gets masks, and what does not and why."""
+    parts: list[Part] = []
+    left_out: list[tuple[str, str]] = []
+
+    def add(kind: Kind, index: int, name: str, size: int, reason: str) -> None:
+        if reason:
+            left_out.append((name, reason))
+        else:
+            parts.append(
+                Part(kind, index, name, sum(part.size for part in parts[-1:]) + (parts[-1].start if parts else 0), size)
+            )
+
+    if "filters" in structures:
+        for i, group in enumerate(structure.groups):
+            reads = [axis for axis in group.axes if axis.reads]
+            fixed = [axis.tensor for axis in reads if axis.tensor not in structure.costs.shapes]
+            reason = "" if group.maskable else group.note or "not everything that reads it can be scaled"
+            reason = (
+                reason
+                or ("" if reads else "nothing reads it")
+                or (f"read through the buffer {fixed[0]}" if fixed else "")
+            )
+            add("filters", i, group.name, group.size, reason)
+    if "blocks" in structures:
+        for i, block in enumerate(structure.blocks):
+            add("blocks", i, block.name, 1, "" if block.scales else block.note or "no parameter scales its output")
+    if "branches" in structures:
+        for i, branch in enumerate(structure.branches):
+            add("branches", i, branch.name, 1, "" if branch.reads else "nothing reads it")
+    return tuple(parts), tuple(left_out)
+
+
+def _places(structure: Structure, parts: Sequence[Part]) -> tuple[list[tuple[str, int | None]], list[np.ndarray]]:
+    """For each (parameter, dim) to scale, the mask index of every entry along dim; M stands for a factor of 1."""
+    none = sum(part.size for part in parts)
+    places: list[tuple[str, int | None]] = []
+    index: list[np.ndarray] = []
+
+    def add(tensor: str, dim: int, entries: np.ndarray) -> None:
+        # Groups that share a dim (all the layers that a concat joins) become one factor, so one product.
+        for at, place in enumerate(places):
+            if place == (tensor, dim) and not ((index[at] != none) & (entries != none)).any():
+                index[at] = np.minimum(index[at], entries)
+                return
+        places.append((tensor, dim))
+        index.append(entries)
+
+    for part in parts:
+        if part.kind == "blocks":
+            for tensor in structure.blocks[part.index].scales:
+                places.append((tensor, None))
+                index.append(np.array([part.start], dtype=np.int64))
+            continue
+        axes = structure.groups[part.index].axes if part.kind == "filters" else structure.branches[part.index].reads
+        for axis in axes:
+            if axis.reads or part.kind == "branches":
+                units = axis.units.astype(np.int64)
+                add(axis.tensor, axis.dim, np.where(units >= 0, part.start + units, none))
+    return places, index
+
+
+def _savings(structure: Structure, parts: Sequence[Part]) -> list[Cost]:
+    """What goes with each entry alone; the units of a group are taken to cost the same."""
+    dense = structure.cost()
+    savings: list[Cost] = []
+    for part in parts:
+        units, blocks, branches = list(structure.nothing().units), frozenset[str](), frozenset[str]()
+        if part.kind == "filters":
+            units[part.index] = np.arange(part.size) == 0
+        elif part.kind == "blocks":
+            blocks = frozenset({part.name})
+        else:
+            branches = frozenset({part.name})
+        left = structure.cost(Choice(tuple(units), blocks, branches))
+        savings += [Cost(dense.macs - left.macs, dense.params - left.params)] * part.size
+    return savings

@@ -1,0 +1,218 @@
+"""GAL's alternating updates: discriminator, generator, masks (Lin et al. 2019, CVPR, algorithm 1)."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import SGD, Optimizer
+
+from squeeze.passes.gal.discriminator import Discriminator, discriminator_loss, realness
+from squeeze.passes.gal.fista import FISTA
+from squeeze.passes.gal.steering import Steering
+from squeeze.passes.gal.teacher import Features
+from squeeze.task import Batch
+
+if TYPE_CHECKING:
+    from squeeze.passes.gal.search import GAL
+
+WEIGHT_DECAY = 2e-4
+MOMENTUM = 0.9
+MILESTONES = (0.7, 0.9)
+"""Shares of the schedule after which all learning rates fall to a tenth."""
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class GALLearner:
+    """Trains masks and weights of a generator to imitate the baseline, without ever asking for a label.
+
+    Args:
+        generator: The copy of the model that is trained.
+        baseline: The frozen features to imitate.
+        discriminator: D.
+        steering: The masks, and the weight of their penalty.
+        settings: The pass.
+        steps: Steps in an epoch, 0 if the data does not say: then they are counted in the first.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        baseline: Features,
+        discriminator: Discriminator,
+        steering: Steering,
+        settings: "GAL",
+        steps: int,
+    ) -> None:
+        self.baseline, self.steering, self.settings = baseline, steering, settings
+        self.masks, self.discriminator = steering.masks, discriminator
+        self.generator = Features(generator, baseline.task, baseline.scale)
+        self.modules: dict[str, nn.Module] = {
+            "generator": generator,
+            "masks": self.masks,
+            "discriminator": discriminator,
+        }
+        lambda_ = settings.lambda_ or steering.start(
+            settings.lr_mask, settings.epochs * max(steps, 50) // settings.mask_step
+        )
+        self.fista = FISTA([self.masks.values], lr=settings.lr_mask, l1=lambda_, weights=steering.weights())
+        self.optimizers: dict[str, Optimizer] = {
+            "discriminator": SGD(
+                discriminator.parameters(),
+                lr=settings.lr_discriminator,
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY if settings.regularizer == "ar" else 0.0,
+            ),
+            "masks": self.fista,
+        }
+        trained = [p for p in generator.parameters() if p.requires_grad]
+        if trained:
+            # Decay on the scale of a normalisation or on a bias regularises nothing.
+            groups = [
+                {"params": [p for p in trained if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
+                {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+            ]
+            self.optimizers["generator"] = SGD(groups, lr=settings.lr_generator, momentum=MOMENTUM)
+        self._steps = steps
+        self._done = 0
+        self._gathered = 0
+        self._smooth, self._norm, self._count = 0.0, 0.0, 0
+        self._last: tuple[float, float] | None = None
+
+    @property
+    def progress(self) -> float:
+        """The share of the schedule that is done; 0 while its length is unknown."""
+        return self._done / (self._steps * self.settings.epochs) if self._steps else 0.0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Train mode for what is trained; the baseline stays in eval mode."""
+        for module in self.modules.values():
+            module.train()
+
+    def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
+        """One update of the discriminator, one of the generator, and every `mask_step` steps one of the masks."""
+        self._set_rates()
+        self.baseline.to(accelerator.device)
+        with accelerator.autocast():
+            with torch.no_grad():
+                real = self.baseline(batch)
+            scaled = {f"model.{name}": value for name, value in self.masks.scaled(self.generator.model).items()}
+            fake = functional_call(self.generator, scaled, (batch,))
+        judged = self._update_discriminator(real, fake.detach(), accelerator)
+        adversarial, data = self._update_generator(real, fake, accelerator)
+        self._gathered += 1
+        if self._gathered == self.settings.mask_step:
+            self._update_masks(accelerator)
+        self._done += 1
+        logged = torch.stack([judged, adversarial, data, self._penalty()]).tolist()
+        self._smooth += logged[1] + logged[2]
+        self._norm += logged[3]
+        self._count += 1
+        return dict(zip(("discriminator", "adversarial", "data"), logged, strict=False)) | {"lambda": self._lambda}
+
+    def _update_discriminator(self, real: Tensor, fake: Tensor, accelerator: Accelerator) -> Tensor:
+        loss = discriminator_loss(self.discriminator, real, fake, self.settings.regularizer, WEIGHT_DECAY)
+        self.optimizers["discriminator"].zero_grad()
+        accelerator.backward(loss)
+        _average(self.discriminator.parameters(), accelerator)
+        self.optimizers["discriminator"].step()
+        return loss.detach()
+
+    def _update_generator(self, real: Tensor, fake: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+        """The weights' update; the masks' gradient is added to what was gathered."""
+        self.discriminator.requires_grad_(False)
+        adversarial, data = realness(self.discriminator(fake)), alignment(fake, real)
+        self.discriminator.requires_grad_(True)
+        if "generator" in self.optimizers:
+            self.optimizers["generator"].zero_grad()
+        accelerator.backward(adversarial + self.settings.mu * data)
+        if "generator" in self.optimizers:
+            _average(self.generator.parameters(), accelerator)
+            self.optimizers["generator"].step()
+        return adversarial.detach(), self.settings.mu * data.detach()
+
+    def _update_masks(self, accelerator: Accelerator) -> None:
+        """FISTA with the mean of the gathered gradients."""
+        if self.masks.values.grad is not None:
+            self.masks.values.grad /= self._gathered
+            _average(self.masks.parameters(), accelerator)
+        updates = self._steps * self.settings.epochs // self.settings.mask_step or 100
+        values = self.masks.values.detach().double().cpu().numpy()
+        self._lambda = self.steering.steer(self._lambda, values, self.progress, updates)
+        self.fista.step()
+        self.fista.zero_grad()
+        self._gathered = 0
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Restart the masks' momentum if the objective rose; report the masks."""
+        self._steps = self._steps or self._done
+        smooth, norm = self._smooth / max(1, self._count), self._norm / max(1, self._count)
+        # Both epochs are weighed with the present λ, or a λ that is steered up would look like a rise.
+        if self._last is not None and smooth + self._lambda * norm > self._last[0] + self._lambda * self._last[1]:
+            self.fista.restart()
+        self._last = (smooth, norm)
+        self._smooth, self._norm, self._count = 0.0, 0.0, 0
+        values = self.masks.values.detach().double().cpu().numpy()
+        quantiles = {f"mask_{round(100 * q)}%": float(np.quantile(values, q)) for q in QUANTILES}
+        return {"share": self.steering.share(values <= 0), "zeros": float((values <= 0).mean()), **quantiles}
+
+    def reach(self) -> np.ndarray:
+        """(M,) the masks before negative values were cut off: like the masks, but zeros are ranked too."""
+        state = self.fista.state[self.masks.values]
+        values: Tensor = state["reach"] if "reach" in state else self.masks.values
+        return values.detach().double().cpu().numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, what the objective was, and the gradient that is being gathered for the masks."""
+        gradient = self.masks.values.grad
+        return {
+            "scale": self.baseline.scale,
+            "steps": self._steps,
+            "done": self._done,
+            "gathered": self._gathered,
+            "sums": [self._smooth, self._norm, self._count],
+            "last": None if self._last is None else list(self._last),
+            "gradient": torch.zeros_like(self.masks.values) if gradient is None else gradient.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo `state_dict`."""
+        self.baseline.scale = self.generator.scale = state["scale"]
+        self._steps, self._done, self._gathered = state["steps"], state["done"], state["gathered"]
+        self._smooth, self._norm, self._count = state["sums"]
+        self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
+        self.masks.values.grad = state["gradient"].to(self.masks.values) if self._gathered else None
+
+    @property
+    def _lambda(self) -> float:
+        return float(self.fista.param_groups[0]["l1"])
+
+    @_lambda.setter
+    def _lambda(self, value: float) -> None:
+        self.fista.param_groups[0]["l1"] = value
+
+    def _penalty(self) -> Tensor:
+        return (self.steering.weights().to(self.masks.values) * self.masks.values.detach().abs()).sum()
+
+    def _set_rates(self) -> None:
+        factor = 0.1 ** sum(self.progress >= milestone for milestone in MILESTONES)
+        rates = {"discriminator": "lr_discriminator", "generator": "lr_generator", "masks": "lr_mask"}
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = getattr(self.settings, rates[name]) * factor
+
+
+def alignment(generated: Tensor, baseline: Tensor) -> Tensor:
+    """L_data = 1 / 2n · Σᵢ ‖f_b(xᵢ) - f_g(xᵢ)‖²: half the mean squared error times the width of the features."""
+    return (generated - baseline).square().sum() / (2 * len(baseline))
+
+
+def _average(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+    """The mean gradient over processes: `functional_call` goes past what would do it for a plain module."""
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")

@@ -1,0 +1,60 @@
+"""From trained masks to a decision: what goes, and what the masks of the rest are."""
+
+import math
+
+import numpy as np
+
+from squeeze.masks import SoftMasks
+from squeeze.structure.groups import Choice, Structure
+
+
+def zeros_go(masks: SoftMasks, structure: Structure, reach: np.ndarray, round_to: int) -> Choice:
+    """What the paper removes: every mask that is exactly 0.
+
+    Two things stay nevertheless. A group keeps at least one unit, and as many of its best zeros as bring its
+    width up to a multiple of `round_to` channels. A concatenation keeps its best branch.
+
+    Args:
+        masks: The trained masks.
+        structure: What they were made for.
+        reach: (M,) the masks before they were cut off at 0, which ranks the zeros.
+        round_to: In channels.
+    """
+    gone = reach <= 0
+    for part in masks.parts:
+        if part.kind == "filters":
+            step = structure.groups[part.index].step
+            aligned = max(1, round_to // math.gcd(round_to, step))
+            kept = max(1, int((~gone[part.span]).sum()))
+            kept = min(part.size, math.ceil(kept / aligned) * aligned)
+            order = np.argsort(-reach[part.span], kind="stable")
+            gone[part.start + order[:kept]] = False
+    concats: dict[str, list[int]] = {}
+    for part in masks.parts:
+        if part.kind == "branches":
+            concats.setdefault(structure.branches[part.index].concat, []).append(part.start)
+    for concat, members in concats.items():
+        whole = sum(branch.concat == concat for branch in structure.branches) == len(members)
+        if whole and gone[members].all():
+            gone[members[int(np.argmax(reach[members]))]] = False
+    return masks.choice(gone)
+
+
+def settled(masks: SoftMasks, values: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """The masks to fold: 0 for what goes, never 0 for what stays.
+
+    What stays although its mask is 0 (for the budget, for the alignment, or as the last of its layer) gets the
+    smallest mask that is above 0 among those of its group that stay: it comes back no louder than the weakest
+    survivor. Where none survived it gets 1, as in the baseline.
+
+    Args:
+        masks: The trained masks.
+        values: (M,) their values.
+        removed: (M,) True where an entry goes.
+    """
+    settled = np.where(removed, 0.0, values)
+    for part in masks.parts:
+        mine = settled[part.span]
+        alive = mine[mine > 0]
+        mine[(mine <= 0) & ~removed[part.span]] = alive.min() if alive.size else 1.0
+    return settled

@@ -1,0 +1,57 @@
+"""The frozen baseline, and how features are read from it and from the generator."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from squeeze.errors import InputError
+from squeeze.task import Batch, Task
+
+
+class Features(nn.Module):
+    """A task's features as a module, so that `functional_call` can put masked parameters into the model it reads.
+
+    Attributes:
+        width: D.
+        scale: What features are divided by: the baseline's standard deviation, so that the weights of the
+            losses mean the same for any output.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, scale: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.scale = scale
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(N, D) float features of a batch."""
+        features = self.task.features(self.model, batch)
+        return features.reshape(len(features), -1).float() / self.scale
+
+
+def frozen_baseline(model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Features, int]:
+    """A copy of the model in eval mode without gradients, scaled by its features on the first batch.
+
+    Returns:
+        The baseline's features, and their width D.
+
+    Raises:
+        InputError: There is no data, or the features are not (N, D) and finite.
+    """
+    first = next(iter(batches), None)
+    if first is None:
+        raise InputError("GAL: needs data to learn its masks from, got none; pass data=..., unlabelled will do.")
+    baseline = Features(copy.deepcopy(model).eval().requires_grad_(False), task)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        features = baseline(send_to_device(first, device))
+    scale = float(features.std(correction=0))
+    if not features.isfinite().all():
+        raise InputError(
+            "GAL: the model's features must be finite, got NaN or infinity on the first batch; check model and data."
+        )
+    baseline.scale = scale if scale > 0 else 1.0
+    return baseline, features.shape[1]
