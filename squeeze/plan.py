@@ -56,12 +56,14 @@ class Drop:
         name: The block or branch, for people.
         modules: Dotted names of the modules that go, outermost first.
         parameters: Parameters outside these modules that nothing reads any more.
+        parts: How many values each module returns; 0 for a bare one. May be left out.
     """
 
     kind: ClassVar[str] = "drop"
     name: str
     modules: tuple[str, ...]
     parameters: tuple[str, ...] = ()
+    parts: tuple[int, ...] = ()
 
 
 Edit = Slice | Drop
@@ -95,7 +97,11 @@ class Plan:
     def to_json(self) -> str:
         """The plan as JSON text."""
         steps = [
-            {"method": s.method, "settings": dict(s.settings), "edits": [{"kind": e.kind, **asdict(e)} for e in s.edits]}
+            {
+                "method": s.method,
+                "settings": dict(s.settings),
+                "edits": [{"kind": e.kind, **asdict(e)} for e in s.edits],
+            }
             for s in self.steps
         ]
         return json.dumps({"schema": SCHEMA, "provenance": dict(self.provenance), "steps": steps}, indent=1)
@@ -110,13 +116,19 @@ class Plan:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise PlanError(f"plan: must be JSON, got text that is not ({error}); use the plan.json of a run.") from error
+            raise PlanError(
+                f"plan: must be JSON, got text that is not ({error}); use the plan.json of a run."
+            ) from error
         data = _mapping(data, "plan")
         schema = data.get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-            raise PlanError(f"plan: schema must be a whole number from 1, got {schema!r}; the file was not written by squeeze.")
+            raise PlanError(
+                f"plan: schema must be a whole number from 1, got {schema!r}; the file was not written by squeeze."
+            )
         if schema > SCHEMA:
-            raise PlanError(f"plan: schema must be at most {SCHEMA}, got {schema}; a newer squeeze wrote it, so update squeeze.")
+            raise PlanError(
+                f"plan: schema must be at most {SCHEMA}, got {schema}; a newer squeeze wrote it, so update squeeze."
+            )
         steps = tuple(_step(step) for step in _sequence(data.get("steps"), "steps"))
         return cls(steps, _mapping(data.get("provenance", {}), "provenance"))
 
@@ -135,13 +147,16 @@ def _edit(data: Any) -> Edit:
         keep = tuple(_range(pair) for pair in _sequence(data.get("keep"), "keep"))
         bounds = [0, *(bound for pair in keep for bound in pair), size]
         if bounds != sorted(bounds) or not keep:
-            raise PlanError(f"plan: keep must be ascending ranges within 0..{size}, got {list(keep)[:4]}; the plan was altered.")
+            raise PlanError(
+                f"plan: keep must be ascending ranges within 0..{size}, got {list(keep)[:4]}; the plan was altered."
+            )
         return Slice(_text(data.get("tensor"), "tensor"), _count(data.get("dim"), "dim"), size, keep)
     if kind == "drop":
         return Drop(
             _text(data.get("name"), "name"),
             tuple(_text(name, "modules") for name in _sequence(data.get("modules"), "modules")),
             tuple(_text(name, "parameters") for name in _sequence(data.get("parameters", []), "parameters")),
+            tuple(_count(count, "parts") for count in _sequence(data.get("parts", []), "parts")),
         )
     raise PlanError(f"plan: an edit's kind must be 'slice' or 'drop', got {kind!r}; update squeeze, or check the file.")
 
@@ -173,5 +188,7 @@ def _count(value: Any, what: str) -> int:
 def _range(value: Any) -> tuple[int, int]:
     start, stop = (_count(bound, "keep") for bound in (*_sequence(value, "keep"), 0, 0)[:2])
     if start >= stop:
-        raise PlanError(f"plan: keep must hold ranges [start, stop) with start < stop, got {value!r}; the plan was altered.")
+        raise PlanError(
+            f"plan: keep must hold ranges [start, stop) with start < stop, got {value!r}; the plan was altered."
+        )
     return start, stop

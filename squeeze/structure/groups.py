@@ -68,6 +68,7 @@ class Block:
             no such set (then the block cannot be soft-masked).
         ops: Indices into the cost model: what is not computed without the block.
         note: Why it cannot be soft-masked.
+        parts: How many values each of `modules` returns; 0 for a bare one.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Block:
     scales: tuple[str, ...]
     ops: frozenset[int]
     note: str = ""
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,7 @@ class Branch:
         modules: What is no longer computed.
         parameters: Parameters outside of `modules` that nothing reads any more.
         ops: Indices into the cost model: what is not computed without the branch.
+        parts: How many values each of `modules` returns; 0 for a bare one.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Branch:
     modules: tuple[str, ...]
     parameters: tuple[str, ...]
     ops: frozenset[int]
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,9 @@ class Structure:
         """MACs and parameters after a choice is carried out (of the dense model if None)."""
         if choice is None:
             return self.costs.after({}, frozenset(), frozenset())
-        dropped = [b for b in self.blocks if b.name in choice.blocks] + [b for b in self.branches if b.name in choice.branches]
+        dropped = [b for b in self.blocks if b.name in choice.blocks] + [
+            b for b in self.branches if b.name in choice.branches
+        ]
         ops = frozenset(op for item in dropped for op in item.ops)
         gone = frozenset(name for item in dropped for name in self.owned(item))
         return self.costs.after(self._kept(choice), ops, gone)
@@ -175,10 +181,19 @@ class Structure:
         """The edits that carry out a choice: drops first, then slices of what is left."""
         unknown = (choice.blocks - {b.name for b in self.blocks}) | (choice.branches - {b.name for b in self.branches})
         if unknown or [len(u) for u in choice.units] != [g.size for g in self.groups]:
-            raise PlanError(f"choice: must be made for this structure, got other groups or names {sorted(unknown)}; trace again.")
-        drops: list[Edit] = [Drop(b.name, b.modules, b.parameters) for b in self.blocks if b.name in choice.blocks]
-        drops += [Drop(b.name, b.modules, b.parameters) for b in self.branches if b.name in choice.branches]
-        gone = {n for b in (*self.blocks, *self.branches) if b.name in choice.blocks | choice.branches for n in self.owned(b)}
+            raise PlanError(
+                f"choice: must be made for this structure, got other groups or names {sorted(unknown)}; trace again."
+            )
+        drops: list[Edit] = [
+            Drop(b.name, b.modules, b.parameters, b.parts) for b in self.blocks if b.name in choice.blocks
+        ]
+        drops += [Drop(b.name, b.modules, b.parameters, b.parts) for b in self.branches if b.name in choice.branches]
+        gone = {
+            n
+            for b in (*self.blocks, *self.branches)
+            if b.name in choice.blocks | choice.branches
+            for n in self.owned(b)
+        }
         kept = self._kept(choice)
         slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
         return (*drops, *slices)
@@ -207,18 +222,23 @@ class Structure:
                 groups.append(group)
             pins += [Pin(a.tensor, a.dim, int((a.units >= 0).sum()), "ignored by name") for a in hit]
         blocks = tuple(b for b in self.blocks if not any(matches(n) for n in self.owned(b)))
-        branches = tuple(b for b in self.branches if not any(matches(n) for n in (*self.owned(b), *(a.tensor for a in b.reads))))
+        branches = tuple(
+            b for b in self.branches if not any(matches(n) for n in (*self.owned(b), *(a.tensor for a in b.reads)))
+        )
         return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, pinned=tuple(pins))
 
     def _kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
         """For every (tensor, dim) that a choice touches: True where an index stays."""
         kept: dict[tuple[str, int], np.ndarray] = {}
-        cuts = [(axis, gone) for group, gone in zip(self.groups, choice.units, strict=True) if gone.any() for axis in group.axes]
+        cuts = [
+            (axis, gone)
+            for group, gone in zip(self.groups, choice.units, strict=True)
+            if gone.any()
+            for axis in group.axes
+        ]
         cuts += [(axis, np.ones(1, dtype=bool)) for b in self.branches if b.name in choice.branches for axis in b.reads]
         for axis, gone in cuts:
             keep = kept.setdefault((axis.tensor, axis.dim), np.ones(len(axis.units), dtype=bool))
             inside = axis.units >= 0
             keep[inside] &= ~gone[axis.units[inside]]
         return kept
-
-

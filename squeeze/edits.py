@@ -1,0 +1,186 @@
+"""Carrying out edits: `rewrite` makes the smaller model."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import batchnorm, conv, instancenorm
+
+from squeeze.errors import PlanError
+from squeeze.nn import Removed
+from squeeze.plan import Drop, Edit, Slice
+
+
+def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
+    """A smaller copy of a model; the model itself is left as it is.
+
+    Needs no data and no tracing. Tied parameters stay tied, and attributes that repeat a shape
+    (``in_channels``, ``num_features``, ``normalized_shape`` …) stay true.
+
+    Raises:
+        PlanError: An edit does not fit the model.
+    """
+    smaller = copy.deepcopy(model)
+    before = {module: _shapes(module) for module in smaller.modules()}
+    for edit in edits:
+        if isinstance(edit, Drop):
+            _drop(smaller, edit)
+        else:
+            _slice(smaller, edit)
+    for module in smaller.modules():
+        old = before.get(module, {})
+        if old and old != _shapes(module):
+            _sync(module, old)
+    return smaller
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return {name: tensor.shape for name, tensor in own}
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    try:
+        return model.get_submodule(path), leaf
+    except AttributeError as error:
+        raise PlanError(
+            f"rewrite: {name} must exist in {type(model).__name__}, got no such module; use the architecture the plan was made for."
+        ) from error
+
+
+def _drop(model: nn.Module, edit: Drop) -> None:
+    for position, name in enumerate(edit.modules):
+        owner, leaf = _owner(model, name)
+        if leaf not in owner._modules:
+            raise PlanError(
+                f"rewrite: {name} must exist in {type(model).__name__}, got no such module; use the architecture the plan was made for."
+            )
+        parts = edit.parts[position] if position < len(edit.parts) else 0
+        owner._modules[leaf] = Removed(parts)
+    for name in edit.parameters:
+        owner, leaf = _owner(model, name)
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = None
+        elif leaf in owner._buffers:
+            owner._buffers[leaf] = None
+
+
+def _slice(model: nn.Module, edit: Slice) -> None:
+    owner, leaf = _owner(model, edit.tensor)
+    store: dict[str, Any] = owner._parameters if owner._parameters.get(leaf) is not None else owner._buffers
+    tensor = store.get(leaf)
+    if tensor is None:
+        raise PlanError(
+            f"rewrite: {edit.tensor} must exist in {type(model).__name__}, got no such tensor; use the architecture the plan was made for."
+        )
+    if edit.dim >= tensor.dim() or tensor.shape[edit.dim] != edit.size:
+        raise PlanError(
+            f"rewrite: {edit.tensor} must have size {edit.size} in dim {edit.dim}, got shape {tuple(tensor.shape)}; "
+            "use the architecture the plan was made for."
+        )
+    index = torch.as_tensor(edit.indices(), device=tensor.device)
+    with torch.no_grad():
+        cut = tensor.detach().index_select(edit.dim, index).contiguous(memory_format=_format(tensor))
+    small = nn.Parameter(cut, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
+    for module in model.modules():
+        for place in (module._parameters, module._buffers):
+            for name, other in place.items():
+                if other is tensor:
+                    place[name] = small
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    channels_last = (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    )
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _sync(module: nn.Module, old: dict[str, torch.Size]) -> None:
+    """Make a module's attributes agree with its tensors again."""
+    for kinds, sync in _SYNCS:
+        if isinstance(module, kinds):
+            sync(module, old)
+
+
+def _conv(module: Any, old: dict[str, torch.Size]) -> None:
+    weight, before = _weight(module, old)
+    out, inner = (1, 0) if module.transposed else (0, 1)
+    if module.groups == 1:
+        module.out_channels, module.in_channels = weight.shape[out], weight.shape[inner]
+        return
+    module.groups = module.groups * weight.shape[0] // before[0]
+    if module.transposed:
+        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+    else:
+        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+
+
+def _weight(module: Any, old: dict[str, torch.Size]) -> tuple[Tensor, torch.Size]:
+    """The weight and its former shape, also where a weight norm computes it from other tensors."""
+    for name in ("weight", "weight_v", "weight_orig"):
+        if name in old:
+            return getattr(module, name), old[name]
+    raise PlanError(f"rewrite: {type(module).__name__} must own its weight to be cut; leave it out with ignore.")
+
+
+def _linear(module: Any, old: dict[str, torch.Size]) -> None:
+    module.out_features, module.in_features = _weight(module, old)[0].shape
+
+
+def _bilinear(module: Any, old: dict[str, torch.Size]) -> None:
+    module.out_features, module.in1_features, module.in2_features = module.weight.shape
+
+
+def _channels(module: Any, old: dict[str, torch.Size]) -> None:
+    name = next(iter(old))
+    for candidate in ("weight", "running_mean"):
+        if candidate in old:
+            name = candidate
+            break
+    module.num_features = getattr(module, name).shape[0]
+
+
+def _layer_norm(module: Any, old: dict[str, torch.Size]) -> None:
+    module.normalized_shape = tuple(module.weight.shape)
+
+
+def _group_norm(module: Any, old: dict[str, torch.Size]) -> None:
+    channels = module.weight.shape[0]
+    if module.num_groups > 1:
+        module.num_groups = module.num_groups * channels // old["weight"][0]
+    module.num_channels = channels
+
+
+def _embedding(module: Any, old: dict[str, torch.Size]) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _recurrent(module: Any, old: dict[str, torch.Size]) -> None:
+    module.input_size = module.weight_ih_l0.shape[1]
+    gates = old["weight_hh_l0"][0] // module.hidden_size
+    module.hidden_size = module.weight_hh_l0.shape[0] // gates
+    if module.proj_size:
+        module.proj_size = module.weight_hr_l0.shape[0]
+    module._flat_weights = [getattr(module, name) if name else None for name in module._flat_weights_names]
+    module.flatten_parameters()
+
+
+def _prelu(module: Any, old: dict[str, torch.Size]) -> None:
+    module.num_parameters = module.weight.shape[0]
+
+
+_SYNCS: tuple[tuple[tuple[type, ...], Callable[[Any, dict[str, torch.Size]], None]], ...] = (
+    ((conv._ConvNd,), _conv),
+    ((nn.Linear,), _linear),
+    ((nn.Bilinear,), _bilinear),
+    ((batchnorm._NormBase, instancenorm._InstanceNorm), _channels),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    ((nn.GroupNorm,), _group_norm),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    ((nn.RNNBase,), _recurrent),
+    ((nn.PReLU,), _prelu),
+)

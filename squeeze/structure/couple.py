@@ -1,0 +1,179 @@
+"""From ties to groups: nodes that go together are a unit, units that touch the same things a group."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from squeeze.structure.cost import CostModel, Op
+from squeeze.structure.groups import Axis, Edge, Group, Pin
+from squeeze.structure.labels import Nodes
+from squeeze.structure.run import Record
+
+KERNEL = "the kernel's size"
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Every node's unit, and which units can go.
+
+    Attributes:
+        unit: (nodes,) the connected component of each node.
+        free: (nodes,) the node's unit can be removed.
+        groups: The groups.
+        members: For each group, its units' components in order.
+        pinned: What stays, and why.
+    """
+
+    unit: np.ndarray
+    free: np.ndarray
+    groups: tuple[Group, ...]
+    members: tuple[np.ndarray, ...]
+    pinned: tuple[Pin, ...]
+
+
+def couple(record: Record, model: nn.Module, extra_pins: list[tuple[np.ndarray, str, str]]) -> Coupling:
+    """Connected components of the ties, without what is pinned, sorted into groups."""
+    nodes, ledger = record.nodes, record.context.ledger
+    unit = _components(record)
+    parameters = {name for name, _ in model.named_parameters()}
+    used = {name for ran in record.ops for name in ran.parameters}
+    pins = [*extra_pins, *ledger.pins]
+    unused = [span for (name, _), span in nodes.spans.items() if name not in used]
+    pins += [
+        (np.arange(first, first + size), "is not used in a run on the example inputs", "") for first, size in unused
+    ]
+    cause = np.full(unit.max(initial=-1) + 1, -1)
+    for number in range(len(pins) - 1, -1, -1):
+        cause[unit[pins[number][0]]] = number
+    owned = np.zeros(len(cause), dtype=bool)
+    for (name, _), (first, size) in nodes.spans.items():
+        if name in parameters:
+            owned[unit[first : first + size]] = True
+    free = (cause[unit] < 0) & owned[unit]
+    groups, members = _groups(record, unit, free)
+    return Coupling(unit, free, groups, members, _pins(nodes, unit, cause, pins, parameters))
+
+
+def _components(record: Record) -> np.ndarray:
+    total, ties = record.nodes.total, record.context.ledger.ties
+    if not ties:
+        return np.arange(total)
+    a, b = (np.concatenate([tie[side] for tie in ties]) for side in (0, 1))
+    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(total, total))
+    return connected_components(graph, directed=False)[1]
+
+
+def _groups(record: Record, unit: np.ndarray, free: np.ndarray) -> tuple[tuple[Group, ...], tuple[np.ndarray, ...]]:
+    spans = list(record.nodes.spans.items())
+    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, (_, (first, size)) in enumerate(spans):
+        here = unit[first : first + size][free[first : first + size]]
+        for component, count in zip(*np.unique(here, return_counts=True), strict=True):
+            touched[int(component)].append((number, int(count)))
+    alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for component, places in touched.items():
+        alike[tuple(places)].append(component)
+    marks = _Marks.of(record)
+    groups, members, names = [], [], set()
+    for places, components in alike.items():
+        units = np.array(components)
+        number = np.full(unit.max() + 1, -1)
+        number[units] = np.arange(len(units))
+        axes = []
+        for place, _ in places:
+            (tensor, dim), (first, size) = spans[place]
+            here = number[unit[first : first + size]]
+            axes.append(Axis(tensor, dim, here, marks.reads(first + np.flatnonzero(here >= 0))))
+        group = _described(marks, tuple(axes), np.flatnonzero(number[unit] >= 0), len(units))
+        name = next(n for n in _numbered(group.name) if n not in names)
+        names.add(name)
+        groups.append(Group(name, group.size, group.axes, group.exact, group.maskable, group.note))
+        members.append(units)
+    return tuple(groups), tuple(members)
+
+
+def _numbered(name: str) -> list[str]:
+    return [name, *(f"{name}#{i}" for i in range(2, 10_000))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Marks:
+    """For every node: is it read, passed on, multiplied, part of a statistic."""
+
+    read: np.ndarray
+    passed: np.ndarray
+    product: np.ndarray
+    statistic: np.ndarray
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, record: Record) -> "_Marks":
+        total, ledger = record.nodes.total, record.context.ledger
+
+        def marked(arrays: list[np.ndarray]) -> np.ndarray:
+            mark = np.zeros(total + 1, dtype=bool)
+            for array in arrays:
+                mark[array] = True
+            return mark
+
+        statistic = np.full(total + 1, -1)
+        for number, (ids, _) in enumerate(ledger.statistics):
+            statistic[ids] = number
+        notes = tuple(note for _, note in ledger.statistics)
+        return cls(marked(ledger.reads), marked(ledger.passes), marked(ledger.products), statistic, notes)
+
+    def reads(self, nodes: np.ndarray) -> bool:
+        """All of these nodes are read, and nothing else is done with them."""
+        return bool(self.read[nodes].all() and not self.passed[nodes].any())
+
+
+def _described(marks: _Marks, axes: tuple[Axis, ...], nodes: np.ndarray, size: int) -> Group:
+    statistic = marks.statistic[nodes].max(initial=-1)
+    both = marks.read[nodes] & marks.passed[nodes]
+    note = ""
+    if statistic >= 0:
+        note = marks.notes[statistic]
+    elif marks.product[nodes].any():
+        note = "two activations are multiplied and summed over it"
+    elif both.any():
+        note = "one weight both sends and reads it"
+    elif not any(axis.reads for axis in axes):
+        note = "no weight reads it"
+    source = next((axis for axis in axes if axis.dim == 0 and not axis.reads), axes[0])
+    return Group(source.tensor.rpartition(".")[0] or source.tensor, size, axes, statistic < 0, not note, note)
+
+
+def _pins(
+    nodes: Nodes, unit: np.ndarray, cause: np.ndarray, pins: list[tuple[np.ndarray, str, str]], parameters: set[str]
+) -> tuple[Pin, ...]:
+    found = []
+    for (tensor, dim), (first, size) in nodes.spans.items():
+        causes, counts = np.unique(cause[unit[first : first + size]], return_counts=True)
+        for number, count in zip(causes, counts, strict=True):
+            if number >= 0 and tensor in parameters and pins[number][1] != KERNEL:
+                found.append(Pin(tensor, dim, int(count), pins[number][1], pins[number][2]))
+    return tuple(found)
+
+
+def edges(record: Record, nodes: Nodes) -> tuple[Edge, ...]:
+    """The weight dims that read activations."""
+    read = np.zeros(nodes.total + 1, dtype=bool)
+    for ids in record.context.ledger.reads:
+        read[ids] = True
+    return tuple(
+        Edge(tensor, dim, size)
+        for (tensor, dim), (first, size) in nodes.spans.items()
+        if read[first : first + size].all()
+    )
+
+
+def cost_model(record: Record, model: nn.Module) -> CostModel:
+    """The contractions of a run, as they will shrink."""
+    ops = tuple(Op(c.module, c.macs, c.axes) for c in record.context.contractions)
+    shapes = {name: tuple(t.shape) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    parameters = frozenset(name for name, _ in model.named_parameters())
+    return CostModel(ops, shapes, parameters, record.nodes.spans, record.nodes.total)

@@ -1,0 +1,149 @@
+"""Labels: which unit every element of every tensor belongs to.
+
+Each index of each dimension of each parameter and buffer is a *node* with an integer id. While the
+model runs, every tensor carries a short list of `Layer`: along one of its dimensions, the node of
+each index. Ties between nodes, pins and flags are collected in a `Ledger`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+NONE = -1
+"""The id of an index that belongs to no node."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Along dimension `dim` of a tensor, the node of each index (int64, 1-D; `NONE` where there is none)."""
+
+    dim: int
+    ids: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What is known of a tensor.
+
+    Attributes:
+        layers: Its labels.
+        wild: All elements are the same constant, made in forward: it fits whatever it meets.
+        fixed: Computed from parameters and constants alone, not from the model's inputs.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    wild: bool = False
+    fixed: bool = False
+
+    def along(self, dim: int) -> Tensor | None:
+        """The ids along a dimension; None if it is not labelled."""
+        return next((layer.ids for layer in self.layers if layer.dim == dim), None)
+
+
+@dataclass
+class Ledger:
+    """What a run on labels found out about nodes.
+
+    Attributes:
+        ties: Pairs of node arrays that go together.
+        pins: Nodes that stay, why, and the line that is the cause.
+        statistics: Nodes over which something is computed together, and what.
+        reads: Nodes of weights that are summed over with an activation.
+        passes: Nodes of weights whose labels an activation takes over.
+        products: Nodes over which two activations are multiplied and summed.
+    """
+
+    ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    pins: list[tuple[np.ndarray, str, str]] = field(default_factory=list)
+    statistics: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    reads: list[np.ndarray] = field(default_factory=list)
+    passes: list[np.ndarray] = field(default_factory=list)
+    products: list[np.ndarray] = field(default_factory=list)
+
+    def tie(self, a: Tensor, b: Tensor, where: Callable[[], str]) -> None:
+        """Node a[i] goes if and only if node b[i] goes; a node that meets none is pinned."""
+        one, two = a.flatten().numpy(), b.flatten().numpy()
+        both = (one >= 0) & (two >= 0)
+        differ = both & (one != two)
+        if differ.any():
+            self.ties.append((one[differ], two[differ]))
+        lonely = np.concatenate([one[~both], two[~both]])
+        if (lonely >= 0).any():
+            self.pin(
+                lonely, "meets elements that cannot be removed with it (padding, a constant or the input)", where()
+            )
+
+    def pin(self, ids: Tensor | np.ndarray, reason: str, where: str) -> None:
+        """These nodes stay."""
+        nodes = np.unique(np.asarray(ids).ravel())
+        nodes = nodes[nodes >= 0]
+        if len(nodes):
+            self.pins.append((nodes, reason, where))
+
+    def flag_statistics(self, ids: Tensor, note: str) -> None:
+        """Something is computed over all of these nodes together, so that a mask is not a removal."""
+        self.statistics.append((np.unique(ids.numpy()), note))
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Which ids belong to which dimension of which parameter or buffer.
+
+    Attributes:
+        spans: (tensor name, dim) → (first id, number of ids).
+        total: Number of ids.
+    """
+
+    spans: dict[tuple[str, int], tuple[int, int]]
+    total: int
+
+    @classmethod
+    def of(cls, named: Iterable[tuple[str, Tensor]]) -> "Nodes":
+        """One id for each index of each dimension larger than 1."""
+        spans: dict[tuple[str, int], tuple[int, int]] = {}
+        total = 0
+        for name, tensor in named:
+            for dim, size in enumerate(tensor.shape):
+                if size > 1:
+                    spans[name, dim] = (total, size)
+                    total += size
+        return cls(spans, total)
+
+    def labels(self, name: str, tensor: Tensor) -> Labels:
+        """The labels a parameter or buffer starts with."""
+        layers = []
+        for dim in range(tensor.dim()):
+            if (name, dim) in self.spans:
+                first, size = self.spans[name, dim]
+                layers.append(Layer(dim, torch.arange(first, first + size)))
+        return Labels(tuple(layers), fixed=True)
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name, each tensor once, under its first name."""
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def spread(layer: Layer, shape: torch.Size) -> Tensor:
+    """The labels as a tensor of the full shape; takes no memory."""
+    view = [1] * len(shape)
+    view[layer.dim] = shape[layer.dim]
+    return layer.ids.view(view).expand(shape)
+
+
+def varying(full: Tensor) -> list[int]:
+    """Dimensions along which a label tensor varies, or could: by strides, then by value."""
+    dims = []
+    for dim in range(full.dim()):
+        if full.shape[dim] > 1 and full.stride(dim) != 0 and not bool((full == full.narrow(dim, 0, 1)).all()):
+            dims.append(dim)
+    return dims
+
+
+def along_one(full: Tensor, dim: int) -> Tensor:
+    """The label vector along `dim`, at index 0 of every other dimension."""
+    index = tuple(slice(None) if d == dim else 0 for d in range(full.dim()))
+    return full[index].clone()
