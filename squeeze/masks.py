@@ -107,16 +107,13 @@ class SoftMasks(nn.Module):
         """
         values = self.values.detach().double().cpu().numpy() if values is None else values
         units = [np.full(group.size, np.inf) for group in self._structure.groups]
-        single = {
-            (kind, i): np.inf for kind in ("blocks", "branches") for i in range(len(getattr(self._structure, kind)))
-        }
+        blocks = {block.name: np.inf for block in self._structure.blocks}
+        branches = {branch.name: np.inf for branch in self._structure.branches}
         for part in self.parts:
             if part.kind == "filters":
-                units[part.index] = np.asarray(values[part.span], dtype=np.float64)
+                units[part.index] = np.array(values[part.span], dtype=np.float64)
             else:
-                single[part.kind, part.index] = float(values[part.start])
-        blocks = {block.name: single["blocks", i] for i, block in enumerate(self._structure.blocks)}
-        branches = {branch.name: single["branches", i] for i, branch in enumerate(self._structure.branches)}
+                (blocks if part.kind == "blocks" else branches)[part.name] = float(values[part.start])
         return Scores(tuple(units), blocks, branches)
 
     def choice(self, removed: np.ndarray) -> Choice:
@@ -156,7 +153,7 @@ def _parts(structure: Structure, structures: Sequence[Kind]) -> tuple[tuple[Part
     if "filters" in structures:
         for i, group in enumerate(structure.groups):
             reads = [axis for axis in group.axes if axis.reads]
-            fixed = [axis.tensor for axis in reads if axis.tensor not in structure.costs.shapes]
+            fixed = [axis.tensor for axis in reads if axis.tensor not in structure.costs.parameters]
             reason = "" if group.maskable else group.note or "not everything that reads it can be scaled"
             reason = (
                 reason
