@@ -2,9 +2,7 @@
 
 import copy
 import warnings
-import weakref
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,11 +10,9 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from squeeze.contractions import macs_of, may_hide_macs
+from squeeze.counting import ModuleCounter, PeakMemory
 from squeeze.errors import InputError
 from squeeze.task import Inputs, call, check_inputs, tensors_of
 
@@ -33,8 +29,9 @@ class LayerProfile:
         macs: Multiply-accumulates of all of its calls in one forward pass.
         params: Numbers in its parameters; a shared parameter counts where it is first met.
         bytes: Of its parameters and buffers.
-        output: Shape of the first tensor it returned last; None if it was never called.
-        thop_macs: What thop says of it, as a cross-check; None where thop has no rule.
+        output: Shape of the first tensor it returned last; None if it returned none or was never called.
+        thop_macs: What thop says of it, as a cross-check; None where thop has no rule. By thop's own convention,
+            which counts normalisation.
     """
 
     name: str
@@ -51,15 +48,16 @@ class Profile:
     """What a model costs on its example inputs, in eval mode.
 
     Attributes:
-        layers: Every module that owns parameters or buffers or did multiply-accumulates, in the order of the model.
+        layers: Every module that owns parameters or buffers or multiplied and accumulated, in the model's order.
         macs: Multiply-accumulates of one forward pass, as executed.
         params: Numbers in all parameters.
         bytes: Of all parameters and buffers.
-        activation_bytes: The peak: most bytes of inputs, intermediate results and outputs alive at one time.
+        activation_bytes: The peak: the most bytes of inputs, intermediate results and outputs alive at one time.
             Scratch memory inside of an operator is not seen.
         inputs: Shapes of the example inputs, to which all figures belong.
-        unknown: Operators that may multiply and accumulate but could not be counted: `macs` is too small by theirs.
-        thop_note: Why there are no figures from thop; "" if there are.
+        unknown: Operators that may multiply and accumulate but cannot be counted: `macs` is too small by theirs.
+        thop_macs: What thop says of the whole model; None if it failed.
+        thop_note: Why it failed, or "".
     """
 
     layers: tuple[LayerProfile, ...]
@@ -69,34 +67,30 @@ class Profile:
     activation_bytes: int
     inputs: tuple[tuple[int, ...], ...]
     unknown: tuple[str, ...]
-    thop_note: str = ""
-
-    @property
-    def thop_macs(self) -> int | None:
-        """The sum of what thop counted; None if it failed."""
-        return None if self.thop_note else sum(layer.thop_macs or 0 for layer in self.layers)
+    thop_macs: int | None
+    thop_note: str
 
     def to_dict(self) -> dict[str, Any]:
         """All figures and their convention, ready for JSON."""
-        return {"convention": CONVENTION, **asdict(self), "thop_macs": self.thop_macs}
+        return {"convention": CONVENTION, **asdict(self)}
 
     def table(self) -> Table:
         """The figures for people."""
-        caption = f"{CONVENTION}. Inputs: {', '.join(map(str, self.inputs)) or 'none'}."
-        caption += f" Peak activation memory {self.activation_bytes / 2**20:,.2f} MiB."
+        caption = f"{CONVENTION}. Inputs: {', '.join(map(str, self.inputs)) or 'no tensor'}. "
+        caption += f"Peak activation memory: {self.activation_bytes / 2**20:,.2f} MiB."
         if self.unknown:
             caption += f" NOT counted: {', '.join(self.unknown)}."
         if self.thop_note:
-            caption += f" {self.thop_note}."
+            caption += f" No figures from thop: {self.thop_note}."
         table = Table(title="Profile", caption=caption, show_footer=True)
         table.add_column("layer", footer="total", overflow="fold")
         table.add_column("kind")
         table.add_column("output")
-        totals = (f"{self.macs:,}", f"{self.params:,}", f"{self.bytes:,}", _figure(self.thop_macs))
-        for title, total in zip(("MACs", "parameters", "bytes", "thop MACs"), totals, strict=True):
-            table.add_column(title, footer=total, justify="right")
+        totals = {"MACs": self.macs, "parameters": self.params, "bytes": self.bytes, "thop": self.thop_macs}
+        for title, total in totals.items():
+            table.add_column(title, footer=_figure(total), justify="right")
         for layer in self.layers:
-            output = "not called" if layer.output is None else "x".join(map(str, layer.output))
+            output = "-" if layer.output is None else "x".join(map(str, layer.output))
             figures = map(_figure, (layer.macs, layer.params, layer.bytes, layer.thop_macs))
             table.add_row(layer.name or "(model)", layer.kind, output, *figures)
         return table
@@ -105,27 +99,27 @@ class Profile:
 def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
     """Count what a model costs on example inputs, in eval mode, on a copy.
 
+    Operators are counted as they run, whatever module or function called them. thop's figures stand beside ours.
+
     Args:
         model: Any module; left as it is.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
-
-    Returns:
-        Totals and one line a layer. Operators are counted as they run, whatever module or function called them.
 
     Raises:
         InputError: The model cannot be copied, or does not accept these inputs.
     """
     inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_inputs)
-    with _slow_attention():
-        counter = _Counter(_copied(model), inputs)
-        check_counted(counter, inputs)
-        thop_macs, note = _thop(_copied(model), inputs)
-    sizes = _sizes(model)
+    twin = _copied(model)
+    with _plain_attention():
+        counter = ModuleCounter(PeakMemory([*twin.parameters(), *twin.buffers()]))
+        counter.memory.see(tensors_of(inputs))
+        with counter.watching(twin):
+            check_inputs(twin, inputs)
+        sizes, kinds = _sizes(twin), {name: type(module).__name__ for name, module in twin.named_modules()}
+        thop_macs, by_thop, thop_note = _ask_thop(twin, inputs)
     layers = [
-        LayerProfile(
-            name, type(module).__name__, counter.macs[name], *sizes[name], counter.outputs.get(name), thop_macs.get(name)
-        )
-        for name, module in model.named_modules()
+        LayerProfile(name, kind, counter.macs[name], *sizes[name], counter.outputs.get(name), by_thop.get(name))
+        for name, kind in kinds.items()
         if counter.macs[name] or any(sizes[name])
     ]
     return Profile(
@@ -136,5 +130,82 @@ def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
         activation_bytes=counter.memory.peak,
         inputs=tuple(tuple(tensor.shape) for tensor in tensors_of(example_inputs)),
         unknown=tuple(sorted(counter.unknown)),
-        thop_note=note,
+        thop_macs=thop_macs,
+        thop_note=thop_note,
     )
+
+
+def _figure(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"model: {type(model).__name__} must be copyable with copy.deepcopy, got {type(error).__name__}: {error}; "
+            "keep what cannot be copied outside of the module."
+        ) from error
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused path of nn.MultiheadAttention, which computes out of sight."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """For every module the numbers in its own parameters, and the bytes of its own parameters and buffers."""
+    seen: set[int] = set()
+    sizes = {}
+    for name, module in model.named_modules():
+        params = [t for t in module.parameters(recurse=False) if id(t) not in seen]
+        buffers = [t for t in module.buffers(recurse=False) if id(t) not in seen]
+        seen.update(id(t) for t in (*params, *buffers))
+        size = sum(t.numel() * t.element_size() for t in (*params, *buffers))
+        sizes[name] = (sum(t.numel() for t in params), size)
+    return sizes
+
+
+class _Bound(nn.Module):
+    """A model with its inputs: thop passes positional arguments only."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+
+    def forward(self) -> Any:
+        return call(self.model, self.inputs)
+
+
+def _ask_thop(model: nn.Module, inputs: Inputs) -> tuple[int | None, dict[str, int], str]:
+    """Its total, its figure for every module that it has a rule for, and why there are none.
+
+    Spoils the model: thop leaves buffers behind.
+    """
+    modules = {f"model.{name}".removesuffix("."): module for name, module in model.named_modules()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from thop.profile import profile as thop_profile
+            from thop.profile import register_hooks
+
+            total, _, tree = thop_profile(_Bound(model, inputs), inputs=(), verbose=False, ret_layer_info=True)
+    except Exception as error:  # noqa: BLE001 - a cross-check may fail in any way, and its failure is reported
+        return None, {}, f"{type(error).__name__}: {error}"
+    figures = {name: round(macs) for name, macs in _leaves(tree, "") if type(modules[name]) in register_hooks}
+    return round(total), {name.removeprefix("model").removeprefix("."): macs for name, macs in figures.items()}, ""
+
+
+def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """Dotted names and figures of thop's nested answer."""
+    for name, (macs, _, inner) in tree.items():
+        yield f"{prefix}{name}", macs
+        yield from _leaves(inner, f"{prefix}{name}.")
