@@ -59,10 +59,12 @@ class Record:
         outputs: Numbers of the ops that made the model's outputs.
         context: Labels, ledger and contractions.
         operands: For each concatenation's number, the ids of each operand along the joined dim.
+        shapes: Of all parameters and buffers.
     """
 
     context: Context
     nodes: Nodes
+    shapes: Mapping[str, torch.Size]
     ops: list[Ran] = field(default_factory=list)
     calls: list[ModuleCall] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
@@ -117,7 +119,7 @@ def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int])
     """
     tensors = named_tensors(model)
     nodes = Nodes.of(tensors)
-    record = Record(Context(readings), nodes)
+    record = Record(Context(readings), nodes, {name: tensor.shape for name, tensor in tensors})
     names = WeakIdKeyDictionary()
     for name, tensor in tensors:
         names[tensor] = name

@@ -39,6 +39,7 @@ class FISTA(Optimizer):
         lr: float,
         l1: float = 0.0,
         weights: Tensor | None = None,
+        metric: Tensor | None = None,
         nonnegative: bool = True,
     ) -> None:
         if not (lr > 0 and math.isfinite(lr)):
@@ -47,6 +48,7 @@ class FISTA(Optimizer):
             )
         if not (l1 >= 0 and math.isfinite(l1)):
             raise ValueError(f"FISTA: l1 must be at least 0, got {l1}; pass 0 for no penalty.")
+        self.metric = torch.ones(()) if metric is None else metric
         self.weights = torch.ones(()) if weights is None else weights
         super().__init__(params, {"lr": lr, "l1": l1, "nonnegative": nonnegative, "alpha": 1.0, "last_lr": lr})
 
@@ -86,8 +88,9 @@ class FISTA(Optimizer):
         return p + momentum * (p - self.state[p]["previous"]) if momentum else p.clone()
 
     def _prox(self, p: Tensor, y: Tensor, group: dict[str, Any]) -> None:
-        moved = y if p.grad is None else y - group["lr"] * p.grad
-        threshold = group["lr"] * group["l1"] * self.weights.to(p)
+        rate = group["lr"] / self.metric.to(p)
+        moved = y if p.grad is None else y - rate * p.grad
+        threshold = rate * group["l1"] * self.weights.to(p)
         # What lies below 0 here is how far an entry is from coming back: it ranks the zeros.
         reach = (moved if group["nonnegative"] else moved.abs()) - threshold
         self.state[p]["reach"] = reach

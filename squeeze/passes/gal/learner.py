@@ -58,7 +58,7 @@ class GALLearner:
         lambda_ = settings.lambda_ or steering.start(
             settings.lr_mask, settings.epochs * max(steps, 50) // settings.mask_step
         )
-        self.fista = FISTA([self.masks.values], lr=settings.lr_mask, l1=lambda_, weights=steering.weights())
+        self.fista = FISTA([self.masks.values], lr=settings.lr_mask, l1=lambda_, weights=steering.weights(), metric=steering.weights().clamp(min=0.1) if __import__('os').environ.get('M','1')=='1' else None)
         self.optimizers: dict[str, Optimizer] = {
             "discriminator": SGD(
                 discriminator.parameters(),
