@@ -1,0 +1,141 @@
+"""Whole files or none, and the user's files stay."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from squeeze import files
+from squeeze.errors import InputError
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_write_makes_missing_folders_and_leaves_nothing_else(tmp_path):
+    files.write_text(tmp_path / "a" / "b" / "plan.json", "grüß")
+    assert (tmp_path / "a/b/plan.json").read_bytes() == "grüß".encode()
+    assert names(tmp_path) == {"a/b/plan.json"}
+
+
+def test_temporary_file_lies_beside_with_the_same_suffix(tmp_path):
+    seen = []
+
+    def write(path: Path) -> None:
+        seen.append(path)
+        path.write_bytes(b"x")
+
+    files.write_atomic(tmp_path / "model.onnx", write)
+    assert (seen[0].parent, seen[0].suffix) == (tmp_path, ".onnx") and seen[0].name != "model.onnx"
+
+
+@pytest.mark.parametrize("failure", [ValueError("inside"), KeyboardInterrupt()])
+def test_failed_write_keeps_the_old_file(tmp_path, failure):
+    files.write_bytes(tmp_path / "model.pt2", b"old")
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"half of the n")
+        raise failure
+
+    with pytest.raises(type(failure)):
+        files.write_atomic(tmp_path / "model.pt2", write)
+    assert (tmp_path / "model.pt2").read_bytes() == b"old"
+    assert names(tmp_path) == {"model.pt2"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.ENOSPC, "full disk"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+)
+def test_the_disk_s_refusal_is_one_line(tmp_path, code, words):
+    def write(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(InputError, match=words) as caught:
+        files.write_atomic(tmp_path / "report.html", write)
+    assert "\n" not in str(caught.value) and str(tmp_path / "report.html") in str(caught.value)
+    assert names(tmp_path) == set()
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="file"):
+        files.write_bytes(tmp_path / "taken" / "model.onnx", b"")
+    with pytest.raises(InputError, match="file"):
+        files.claim_folder(tmp_path / "taken")
+
+
+def test_a_folder_in_the_way_of_a_file(tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(InputError, match="folder"):
+        files.write_bytes(tmp_path / "model.onnx", b"")
+    assert names(tmp_path) == set()
+
+
+def test_claim_refuses_what_is_not_empty(tmp_path):
+    files.claim_folder(tmp_path / "run")
+    files.claim_folder(tmp_path / "run")
+    (tmp_path / "run" / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="plan.json"):
+        files.claim_folder(tmp_path / "run")
+    with pytest.raises(InputError, match="both"):
+        files.claim_folder(tmp_path / "run", force=True, resume=True)
+
+
+def filled(folder: Path) -> set[str]:
+    ours = {
+        "model.safetensors",
+        "plan.json",
+        "log",
+        "checkpoints/gal.safetensors",
+        "tensorboard/gal/events.out.tfevents.1",
+    }
+    theirs = {
+        "model.pt",
+        "notes.txt",
+        "logbook.txt",
+        "checkpoints/mine.pt",
+        "data/model.safetensors",
+        "tensorboard/x.csv",
+    }
+    for name in ours | theirs | {".model.squeeze-1.onnx", "checkpoints/.gal.squeeze-1.safetensors"}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return theirs
+
+
+def test_force_deletes_only_what_squeeze_writes(tmp_path):
+    theirs = filled(tmp_path)
+    files.claim_folder(tmp_path, force=True)
+    assert names(tmp_path) == theirs
+
+
+def test_force_does_not_follow_links(tmp_path):
+    (tmp_path / "elsewhere.safetensors").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    files.claim_folder(tmp_path / "run", force=True)
+    assert names(tmp_path) == {"elsewhere.safetensors"}
+
+
+def test_resume_deletes_only_leftovers(tmp_path):
+    filled(tmp_path)
+    files.claim_folder(tmp_path, resume=True)
+    left = names(tmp_path)
+    assert len(left) == 11 and not any("squeeze-" in name for name in left)
+
+
+def test_claim_finds_out_up_front_that_nothing_can_be_written(tmp_path, monkeypatch):
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="full disk"):
+        files.claim_folder(tmp_path / "run")
+
+
+def test_a_place_where_nobody_may_write():
+    with pytest.raises(InputError, match="/proc/squeeze: must be writable"):
+        files.claim_folder(Path("/proc/squeeze"))
