@@ -1,0 +1,57 @@
+"""Commands that write files: export, report, demo."""
+
+from pathlib import Path
+
+import click
+
+from squeeze_cli.source import Source, force_option, quiet_option, takes_model
+
+
+@click.command()
+@takes_model
+@click.argument("out", type=click.Path(path_type=Path))
+@force_option
+@quiet_option
+def export(source: Source, out: Path, force: bool, quiet: bool) -> None:
+    """Write MODEL as OUT, a file of ONNX (.onnx) or of torch.export (.pt2).
+
+    The file is run beside PyTorch before it is kept: where the two disagree there is an error, and no file.
+
+    \b
+    Examples:
+      squeeze export runs/demo/model.safetensors small.onnx
+      squeeze export resnet.pth resnet.pt2 --arch torchvision:resnet18 --input-shape 3,224,224
+    """
+    from squeeze_cli.opening import exported
+
+    exported(source, out, force)
+    if not quiet:
+        click.echo(out)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@quiet_option
+def report(run: Path, quiet: bool) -> None:
+    """Write report.html of the folder RUN again, from its report.json.
+
+    \b
+    Example:
+      squeeze report runs/demo
+    """
+    from squeeze.runs import rewrite_report
+
+    page = rewrite_report(run)
+    if not quiet:
+        click.echo(page)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("model.pt"), show_default=True, help="The file.")
+@force_option
+@quiet_option
+def demo(out: Path, force: bool, quiet: bool) -> None:
+    """Train a small net on scikit-learn's digits; it is ready for `squeeze prune --method gal model.pt`."""
+    from squeeze.demo import train_demo
+
+    train_demo(out, quiet)

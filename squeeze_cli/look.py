@@ -1,0 +1,96 @@
+"""Commands that change nothing: inspect, methods, profile, eval."""
+
+import json
+
+import click
+
+from squeeze_cli.source import Source, takes_model
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@takes_model
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave layers of this name alone, e.g. 'layer1.*'.")
+@json_option
+def inspect(source: Source, ignore: tuple[str, ...], as_json: bool) -> None:
+    """Show what can be removed from MODEL, and what can not and why.
+
+    \b
+    Examples:
+      squeeze inspect model.pt
+      squeeze inspect vit.safetensors --arch timm:vit_tiny_patch16_224 --input-shape 3,224,224 --ignore head
+    """
+    import squeeze
+    from squeeze_cli import tables
+    from squeeze_cli.opening import opened
+
+    target = opened(source)
+    structure = squeeze.trace(target.model, target.example_inputs)
+    structure = structure.ignoring(ignore) if ignore else structure
+    if as_json:
+        click.echo(json.dumps(tables.structure_dict(structure), indent=1))
+    else:
+        tables.show(*tables.structure_tables(structure))
+
+
+@click.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """List the installed passes, ours and third parties', with their settings."""
+    from squeeze_cli import tables
+    from squeeze_cli.settings import find_pass, installed
+
+    passes = {name: find_pass(name) for name in installed()}
+    if as_json:
+        click.echo(json.dumps(tables.methods_dict(passes), indent=1))
+    else:
+        tables.show(*tables.methods_tables(passes))
+
+
+@click.command()
+@takes_model
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size for the latency.")
+@click.option("--no-latency", is_flag=True, help="Count only; do not measure.")
+@json_option
+def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None:
+    """Show MACs, parameters and bytes of MODEL by layer, and its measured latency.
+
+    One multiply-accumulate is one MAC, or two FLOPs.
+
+    \b
+    Examples:
+      squeeze profile model.pt
+      squeeze profile runs/demo/model.safetensors --threads 1 --json
+    """
+    import squeeze
+    from squeeze_cli import tables
+    from squeeze_cli.opening import batched, opened
+
+    target = opened(source)
+    counted = squeeze.profile(target.model, target.example_inputs)
+    timed = None if no_latency else squeeze.latency(target.model, batched(target.example_inputs, batch))
+    if as_json:
+        click.echo(json.dumps(tables.profile_dict(counted, timed), indent=1))
+    else:
+        tables.show(*tables.profile_tables(counted, timed))
+
+
+@click.command("eval")
+@takes_model
+@json_option
+def evaluate(source: Source, as_json: bool) -> None:
+    """Judge MODEL on the test set of its data.
+
+    \b
+    Examples:
+      squeeze eval model.pt
+      squeeze eval resnet20.pt --arch examples/classifiers/model.py:resnet20 --data cifar10:data
+    """
+    from squeeze_cli.opening import opened, tested
+
+    metrics = tested(opened(source))
+    if as_json:
+        click.echo(json.dumps(metrics, indent=1))
+    else:
+        click.echo("\n".join(f"{name} {value:.4g}" for name, value in metrics.items()))

@@ -1,0 +1,110 @@
+"""The command prune: from a model to a folder with a smaller one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_cli.source import Source, force_option, gathered, quiet_option, takes_model
+
+ON_INTERRUPT = "squeeze_cli.on_interrupt"
+"""Key of the click context's `meta`: what to add to "interrupted"."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to prune, as it is said on the command line.
+
+    Attributes:
+        method: A pass by name, or ``file.py:Pass``.
+        macs: The share of MACs that stays.
+        params: The share of parameters that stays.
+        ignore: Name patterns of layers that stay as they are.
+        assignments: ``field=value`` texts.
+        epochs: Of the pass.
+        finetune_epochs: Of fine-tuning.
+    """
+
+    method: str
+    macs: float | None
+    params: float | None
+    ignore: tuple[str, ...]
+    assignments: tuple[str, ...]
+    epochs: int | None
+    finetune_epochs: int | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the run goes, and how it begins.
+
+    Attributes:
+        out: The folder; None for one named after the model and the method.
+        force: Replace an earlier run.
+        resume: Go on with an interrupted run.
+        seed: Of every random number.
+    """
+
+    out: Path | None
+    force: bool
+    resume: bool
+    seed: int
+
+
+def _method_options(command: Any) -> Any:
+    return gathered(
+        Method,
+        "method",
+        click.option("--method", required=True, metavar="NAME", help="A pass (see squeeze methods), or file.py:Pass."),
+        click.option("--macs", "--flops", type=float, metavar="SHARE", help="MACs that stay. [default: 0.5]"),
+        click.option("--params", type=float, metavar="SHARE", help="Parameters that stay, instead of --macs."),
+        click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave layers of this name alone; repeatable."),
+        click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="A setting of the pass; repeatable. finetune.FIELD=VALUE sets one of fine-tuning."),
+        click.option("--epochs", type=click.IntRange(0), metavar="N", help="Epochs of the pass."),
+        click.option("--finetune-epochs", type=click.IntRange(0), metavar="N", help="Epochs of fine-tuning."),
+    )(command)
+
+
+def _target_options(command: Any) -> Any:
+    return gathered(
+        Target,
+        "target",
+        click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run. [default: runs/MODEL-METHOD]"),
+        force_option,
+        click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped."),
+        click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of every random number."),
+    )(command)
+
+
+@click.command()
+@takes_model
+@_method_options
+@_target_options
+@click.option("--dry-run", is_flag=True, help="Check everything, show what could go; train nothing, write nothing.")
+@quiet_option
+def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: bool) -> None:
+    """Make MODEL smaller, and write it with its exports, plan and report to a folder.
+
+    The folder RUN holds model.safetensors, model.onnx, model.pt2, plan.json, report.json, report.html and log.
+
+    \b
+    Examples:
+      squeeze prune --method gal model.pt
+      squeeze prune --method gal model.pt --macs 0.4 --set structures=filters,blocks --epochs 30
+      squeeze prune --method magnitude vgg.pth --arch torchvision:vgg16_bn --input-shape 3,224,224 --ignore 'classifier.*'
+      squeeze prune --method my_pass.py:MyPass model.pt --set strength=0.1
+    """
+    from squeeze_cli import tables
+    from squeeze_cli.running import look_ahead, prepared, pruned
+
+    job = prepared(source, method, target, quiet)
+    if dry_run:
+        tables.show(*look_ahead(job))
+        return
+    click.get_current_context().meta[ON_INTERRUPT] = "; run the same command with --resume to go on where it stopped"
+    result, files = pruned(job)
+    if not quiet:
+        tables.show(tables.result_table(result))
+        for name in ("model.safetensors", "model.onnx", "report.html"):
+            click.echo(f"{name:<18} {files[name]}")
