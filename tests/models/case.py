@@ -23,8 +23,9 @@ class Case:
         removable: Parameters of whose dim 0 at least one index must be removable.
         pinned: Parameters of whose dim 0 every index must stay.
         exact: Every group must be exact; False where statistics may run over a cut dimension.
-        blocks: How many residual blocks there are; None if no claim is made.
-        branches: How many branches of concatenations there are; None if no claim is made.
+        blocks: For every residual block the module or parameter whose zeroing makes its output zero; None if no
+            claim is made.
+        branches: The same for every branch of a concatenation.
     """
 
     build: Callable[[], nn.Module]
@@ -32,8 +33,8 @@ class Case:
     removable: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     exact: bool = True
-    blocks: int | None = None
-    branches: int | None = None
+    blocks: tuple[str, ...] | None = None
+    branches: tuple[str, ...] | None = None
 
 
 def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:

@@ -155,6 +155,8 @@ class ConvNext(nn.Module):
 
 IMAGE = noise(2, 3, 8, 8)
 HEAD = ("head.weight",)
+LAST_NORMS = tuple(f"blocks.{i}.bn2" for i in range(4))
+BRANCH_ENDS = tuple(f"{m}.{end}" for m in ("first", "second") for end in ("one.1", "three.2", "five.2", "pool.1"))
 
 RESIDUAL: dict[str, Case] = {
     "residual": Case(
@@ -162,24 +164,28 @@ RESIDUAL: dict[str, Case] = {
         IMAGE,
         ("stem.0.weight", "blocks.0.conv1.weight", "blocks.2.conv2.weight", "blocks.2.project.0.weight"),
         HEAD,
-        blocks=4,
+        blocks=LAST_NORMS,
     ),
     "option_a": Case(
         seeded(lambda: Residual("pad")),
         IMAGE,
         ("stem.0.weight", "blocks.0.conv1.weight", "blocks.2.conv1.weight", "blocks.3.conv1.weight"),
         HEAD,
-        blocks=4,
+        blocks=LAST_NORMS,
     ),
     "inverted_residual": Case(
         seeded(lambda: Trunk(Inverted(), Inverted())),
         IMAGE,
         ("stem.weight", "bodies.0.expand.0.weight", "bodies.0.depth.0.weight"),
         HEAD,
-        blocks=2,
+        blocks=("bodies.0.project.1", "bodies.1.project.1"),
     ),
     "residual_scale": Case(
-        seeded(lambda: Trunk(Rescaled(), Rescaled())), IMAGE, ("stem.weight", "bodies.0.body.0.weight"), HEAD, blocks=2
+        seeded(lambda: Trunk(Rescaled(), Rescaled())),
+        IMAGE,
+        ("stem.weight", "bodies.0.body.0.weight"),
+        HEAD,
+        blocks=("bodies.0.alpha", "bodies.1.alpha"),
     ),
     "convnext": Case(
         seeded(lambda: Trunk(ConvNext(), ConvNext())),
@@ -187,14 +193,14 @@ RESIDUAL: dict[str, Case] = {
         ("bodies.0.up.weight", "bodies.1.up.weight"),
         HEAD,
         exact=False,
-        blocks=2,
+        blocks=("bodies.0.down", "bodies.1.down"),
     ),
     "inception": Case(
         seeded(Inceptions),
         IMAGE,
         ("stem.weight", "first.one.0.weight", "first.three.0.weight", "second.pool.1.weight"),
         HEAD,
-        branches=8,
+        branches=BRANCH_ENDS,
     ),
     "dense": Case(seeded(Dense), IMAGE, ("stem.weight", "convs.0.weight", "transition.2.weight"), HEAD),
 }

@@ -1,0 +1,136 @@
+"""The law of removal, as functions: what is masked and what is removed compute the same."""
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from squeeze.contractions import macs_of
+from squeeze.structure.groups import Choice, Structure
+from squeeze.task import Inputs, call, tensors_of
+
+TOLERANCE = 1e-5
+
+
+def doubled(inputs: Inputs) -> Inputs:
+    """The inputs with float64 in place of float32."""
+    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+
+
+def choose(structure: Structure, seed: int, share: float = 0.3, exact_only: bool = True) -> Choice:
+    """A random share of each group's units, at least one where there are two, never all."""
+    random = np.random.default_rng(seed)
+    units = []
+    for group in structure.groups:
+        gone = random.random(group.size) < share
+        if group.size < 2 or (exact_only and not group.exact):
+            gone[:] = False
+        else:
+            first, second = random.permutation(group.size)[:2]
+            gone[first], gone[second] = True, False
+        units.append(gone)
+    return Choice(tuple(units))
+
+
+def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
+    """A copy in which readers multiply what goes by 0 (and nothing is produced where readers are not all)."""
+    reference = copy.deepcopy(model)
+    tensors = reference.state_dict(keep_vars=True) | dict(reference.named_buffers())
+    with torch.no_grad():
+        for group, gone in zip(structure.groups, choice.units, strict=True):
+            for axis in group.axes:
+                if axis.reads or not group.maskable:
+                    for index in np.flatnonzero(np.isin(axis.units, np.flatnonzero(gone))):
+                        tensors[axis.tensor].select(axis.dim, int(index)).zero_()
+    return reference
+
+
+def silenced(model: nn.Module, ends: Iterable[str]) -> nn.Module:
+    """A copy in which these modules or parameters are zero, so that what ends in them contributes nothing."""
+    reference = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            if any(name == end or name.startswith(f"{end}.") for end in ends):
+                parameter.zero_()
+    return reference
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """All tensors of the output, in eval mode, without gradients."""
+    model.eval()
+    with torch.no_grad():
+        return tensors_of(call(model, inputs))
+
+
+def distance(expected: list[Tensor], found: list[Tensor]) -> float:
+    """``max|expected − found| / max|expected|``, the worst output; infinite where shapes differ."""
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        return math.inf
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if a.numel():
+            gap = float((a.double() - b.double()).abs().max())
+            worst = max(worst, gap / max(float(a.double().abs().max()), 1e-30))
+    return worst
+
+
+class Counter(TorchDispatchMode):
+    """Adds up the MACs of everything that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.macs += macs_of(func, args, kwargs, out) or 0
+        return out
+
+
+def counted(model: nn.Module, inputs: Inputs) -> tuple[int, int]:
+    """MACs as executed on the inputs, and parameters."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with Counter() as counter:
+            run(model, inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return counter.macs, sum(p.numel() for p in model.parameters())
+
+
+def gradients(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    """The gradient of the sum of squares of all outputs, for every parameter that gets one, in training mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = [t for t in tensors_of(call(model.train(), inputs)) if t.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = torch.stack([t.square().sum() for t in outputs]).sum()
+    found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(named, found, strict=True) if gradient is not None}
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model that a tool could leave changed."""
+    return {
+        name: (
+            type(module),
+            module.training,
+            sorted(vars(module)),
+            [len(hooks) for key, hooks in sorted(vars(module).items()) if key.endswith("_hooks")],
+            [
+                (key, id(tensor), tensor.requires_grad, tensor.grad is None, tensor.detach().clone().numpy().tobytes())
+                for key, tensor in (
+                    *module.named_parameters(recurse=False, remove_duplicate=False),
+                    *module.named_buffers(recurse=False, remove_duplicate=False),
+                )
+            ],
+        )
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
