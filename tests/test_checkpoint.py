@@ -121,17 +121,13 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-@given(st.integers(0, 10**6), st.integers(1, 255))
-def test_any_flipped_byte_is_found(tmp_path_factory, place, flip):
-    path = tmp_path_factory.mktemp("flip") / "state"
-    checkpoint.save(path, {"weight": torch.arange(3.0), "epoch": 2})
-    raw = bytearray(path.read_bytes())
-    raw[place % len(raw)] ^= flip
-    path.write_bytes(raw)
-    if bytes(raw).split() == bytes(raw[: place % len(raw)] + b" " + raw[place % len(raw) + 1 :]).split():
-        return  # one kind of white space for another, in the header's padding
-    with pytest.raises(ArtifactError):
-        checkpoint.load(path)
+def test_any_flipped_byte_is_found(tmp_path):
+    checkpoint.save(tmp_path / "a", {"weight": torch.arange(3.0), "epoch": 2})
+    raw = (tmp_path / "a").read_bytes()
+    for place in range(len(raw)):
+        (tmp_path / "a").write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        with pytest.raises(ArtifactError):
+            checkpoint.load(tmp_path / "a")
 
 
 @pytest.mark.parametrize("length", [0, 7, 8, 60, -1])
