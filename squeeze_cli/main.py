@@ -1,7 +1,7 @@
 """The command `squeeze`: its subcommands, and the one place where an error becomes a line and an exit code."""
 
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -83,7 +83,14 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 

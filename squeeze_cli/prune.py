@@ -60,7 +60,13 @@ def _method_options(command: Any) -> Any:
         click.option("--macs", "--flops", type=float, metavar="SHARE", help="MACs that stay. [default: 0.5]"),
         click.option("--params", type=float, metavar="SHARE", help="Parameters that stay, instead of --macs."),
         click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave layers of this name alone; repeatable."),
-        click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="A setting of the pass; repeatable. finetune.FIELD=VALUE sets one of fine-tuning."),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="A setting of the pass; repeatable. finetune.FIELD=VALUE sets one of fine-tuning.",
+        ),
         click.option("--epochs", type=click.IntRange(0), metavar="N", help="Epochs of the pass."),
         click.option("--finetune-epochs", type=click.IntRange(0), metavar="N", help="Epochs of fine-tuning."),
     )(command)
@@ -70,7 +76,12 @@ def _target_options(command: Any) -> Any:
     return gathered(
         Target,
         "target",
-        click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run. [default: runs/MODEL-METHOD]"),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            metavar="RUN",
+            help="Folder of the run. [default: runs/MODEL-METHOD]",
+        ),
         force_option,
         click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped."),
         click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of every random number."),
@@ -92,7 +103,7 @@ def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: 
     Examples:
       squeeze prune --method gal model.pt
       squeeze prune --method gal model.pt --macs 0.4 --set structures=filters,blocks --epochs 30
-      squeeze prune --method magnitude vgg.pth --arch torchvision:vgg16_bn --input-shape 3,224,224 --ignore 'classifier.*'
+      squeeze prune --method magnitude vgg.pth --arch torchvision:vgg16_bn --input-shape 3,224,224 --ignore 'head*'
       squeeze prune --method my_pass.py:MyPass model.pt --set strength=0.1
     """
     from squeeze_cli import tables

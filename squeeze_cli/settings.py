@@ -47,7 +47,9 @@ def find_pass(name: str) -> type[Any]:
     else:
         found = _load(_named(name))
     if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
-        raise InputError(f"--method: {name} must be a dataclass whose fields are its settings, got {found!r}; see squeeze methods.")
+        raise InputError(
+            f"--method: {name} must be a dataclass whose fields are its settings, got {found!r}; see squeeze methods."
+        )
     return found
 
 
@@ -55,7 +57,8 @@ def _named(name: str) -> EntryPoint:
     known = installed()
     if name not in known:
         raise InputError(
-            f"--method: must be one of {', '.join(known)} or file.py:Pass, got {name!r}; {_meant(name, known)}see squeeze methods."
+            f"--method: must be one of {', '.join(known)} or file.py:Pass, got {name!r}; "
+            f"{_meant(name, known)}see squeeze methods."
         )
     return known[name]
 
@@ -65,7 +68,9 @@ def _load(entry: EntryPoint) -> Any:
         return entry.load()
     except (ImportError, AttributeError) as error:
         package = entry.dist.name if entry.dist else "an unknown package"
-        raise InputError(f"--method: {entry.name} must be importable, got {error} from {package}; reinstall it.") from error
+        raise InputError(
+            f"--method: {entry.name} must be importable, got {error} from {package}; reinstall it."
+        ) from error
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
@@ -168,7 +173,9 @@ def describe(annotation: Any) -> str:
     if origin in (tuple, list, frozenset):
         return f"{describe(arguments[0])}, ..." if arguments else "a list"
     names: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return "none" if annotation is type(None) else names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return (
+        "none" if annotation is type(None) else names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    )
 
 
 def settings_of(record: type[Any]) -> list[Setting]:

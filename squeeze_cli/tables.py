@@ -1,0 +1,209 @@
+"""What the commands print: tables for people, dictionaries for `--json`."""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from squeeze.latency import Latency
+from squeeze.profiling import CONVENTION, Profile
+from squeeze.report import wording
+from squeeze.structure.cost import Cost
+from squeeze.structure.groups import Block, Branch, Choice, Pin, Structure
+from squeeze_cli.settings import settings_of
+
+WIDTH = 132
+"""Of what is printed into a file or a pipe, where nobody says how wide it is."""
+
+ADVICE = (
+    ("model's output", "nothing: the output keeps its shape; name another output if this one is not needed"),
+    ("ignored", "drop the pattern from --ignore"),
+    ("constant made in forward", "make the tensor from the size of what it meets, x.shape[1] say"),
+    ("indexed by a tensor", "nothing, unless slices can say the same"),
+    ("picked one by one", "index by slices, or by one name for each channel that is needed"),
+    ("written into part", "concatenate the parts instead"),
+    ("reinterpreted", "nothing: views that change the data type depend on the size"),
+    ("depends on its order", "nothing: sorting and cumulating need every channel"),
+    ("must shrink together", "write sizes in forward as x.shape[1], not as numbers"),
+    ("breaks the model", "write sizes in forward as x.shape[1], not as numbers"),
+    ("kernel", "nothing: channels can go, positions in a kernel can not"),
+    ("go together", "nothing: the operation reads all of them at once"),
+)
+"""What a user can do about a pin, by a part of its reason; the first that fits."""
+
+
+def show(*tables: RenderableType) -> None:
+    """Print to stdout, as wide as the terminal."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
+    for table in tables:
+        console.print(table)
+
+
+def advice(reason: str) -> str:
+    """What can be done about a pin."""
+    return next((text for part, text in ADVICE if part in reason), "nothing: see where it is used")
+
+
+def pins_by_reason(pins: Iterable[Pin]) -> list[dict[str, Any]]:
+    """Pins that share a reason as one record: how many indices, of which tensors, caused by which lines."""
+    found: dict[str, dict[str, Any]] = {}
+    for pin in pins:
+        record = found.setdefault(
+            pin.reason, {"reason": pin.reason, "count": 0, "tensors": [], "where": [], "advice": advice(pin.reason)}
+        )
+        record["count"] += pin.count
+        record["tensors"].append(f"{pin.tensor}[{pin.dim}]")
+        if pin.where and pin.where not in record["where"]:
+            record["where"].append(pin.where)
+    return sorted(found.values(), key=lambda record: -record["count"])
+
+
+def structure_dict(structure: Structure) -> dict[str, Any]:
+    """A structure as JSON values."""
+    saved = _unit_savings(structure)
+    return {
+        "convention": CONVENTION,
+        "dense": asdict(structure.cost()),
+        "smallest": asdict(_smallest(structure)),
+        "groups": [
+            {
+                "name": group.name,
+                "units": group.size,
+                "step": group.step,
+                "exact": group.exact,
+                "maskable": group.maskable,
+                "note": group.note,
+                "unit": asdict(cost),
+                "axes": [{"tensor": a.tensor, "dim": a.dim, "reads": a.reads} for a in group.axes],
+            }
+            for group, cost in zip(structure.groups, saved, strict=True)
+        ],
+        "blocks": [_whole_dict(structure, block) for block in structure.blocks],
+        "branches": [{**_whole_dict(structure, b), "concat": b.concat} for b in structure.branches],
+        "pinned": pins_by_reason(structure.pinned),
+    }
+
+
+def structure_tables(structure: Structure) -> list[RenderableType]:
+    """A structure for people."""
+    tables: list[RenderableType] = [_groups_table(structure)] if structure.groups else []
+    whole = (("Residual blocks", structure.blocks), ("Branches of concatenations", structure.branches))
+    tables += [_whole_table(structure, title, items) for title, items in whole if items]
+    if structure.pinned:
+        tables.append(_pins_table(structure))
+    units = sum(group.size for group in structure.groups)
+    dense, least = (
+        f"{wording.count(cost.macs)} MACs, {wording.count(cost.params)} parameters"
+        for cost in (structure.cost(), _smallest(structure))
+    )
+    tables.append(
+        f"{units} units in {len(structure.groups)} groups, {len(structure.blocks)} blocks and "
+        f"{len(structure.branches)} branches can go.\n"
+        f"Dense: {dense}; the smallest that cutting units can make: {least}.\n{CONVENTION}."
+    )
+    return tables
+
+
+def _groups_table(structure: Structure) -> Table:
+    table = Table(title="Groups: units that can go one by one")
+    for name in ("group", "units", "step", "exact", "MACs a unit", "parameters a unit", "tensors", "note"):
+        table.add_column(name, justify="left" if name in ("group", "note") else "right", overflow="fold")
+    for group, cost in zip(structure.groups, _unit_savings(structure), strict=True):
+        figures = (wording.count(cost.macs), wording.count(cost.params), str(len(group.axes)))
+        table.add_row(
+            group.name, str(group.size), str(group.step), "yes" if group.exact else "no", *figures, group.note
+        )
+    return table
+
+
+def _whole_table(structure: Structure, title: str, items: Iterable[Block | Branch]) -> Table:
+    table = Table(title=f"{title}: each can go as a whole")
+    for name in ("name", "MACs", "parameters", "not computed without it"):
+        table.add_column(name, justify="right" if name in ("MACs", "parameters") else "left", overflow="fold")
+    for item in items:
+        cost = _whole_savings(structure, item)
+        table.add_row(item.name, wording.count(cost.macs), wording.count(cost.params), ", ".join(item.modules))
+    return table
+
+
+def _pins_table(structure: Structure) -> Table:
+    table = Table(title="Pinned: what stays, and why")
+    for name in ("reason", "indices", "where", "what to do"):
+        table.add_column(name, justify="right" if name == "indices" else "left", overflow="fold")
+    for pin in pins_by_reason(structure.pinned):
+        places = pin["where"] or pin["tensors"]
+        shown = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+        table.add_row(pin["reason"], str(pin["count"]), shown, pin["advice"])
+    return table
+
+
+def _unit_savings(structure: Structure) -> list[Cost]:
+    """For each group, what removing its first unit saves."""
+    savings = []
+    for number in range(len(structure.groups)):
+        choice = structure.nothing()
+        choice.units[number][0] = True
+        savings.append(_saved(structure, structure.cost(choice)))
+    return savings
+
+
+def _smallest(structure: Structure) -> Cost:
+    """The cost when every group keeps one unit."""
+    choice = structure.nothing()
+    for units in choice.units:
+        units[1:] = True
+    return structure.cost(choice)
+
+
+def _whole_savings(structure: Structure, item: Block | Branch) -> Cost:
+    name, none = frozenset({item.name}), frozenset[str]()
+    blocks, branches = (name, none) if isinstance(item, Block) else (none, name)
+    return _saved(structure, structure.cost(Choice(structure.nothing().units, blocks, branches)))
+
+
+def _whole_dict(structure: Structure, item: Block | Branch) -> dict[str, Any]:
+    return {"name": item.name, "modules": list(item.modules), **asdict(_whole_savings(structure, item))}
+
+
+def _saved(structure: Structure, left: Cost) -> Cost:
+    dense = structure.cost()
+    return Cost(dense.macs - left.macs, dense.params - left.params)
+
+
+def methods_dict(passes: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """Passes and their settings as JSON values."""
+    return {
+        name: {"summary": _summary(found), "settings": [asdict(setting) for setting in settings_of(found)]}
+        for name, found in passes.items()
+    }
+
+
+def methods_tables(passes: Mapping[str, type[Any]]) -> list[RenderableType]:
+    """One table a pass."""
+    tables: list[RenderableType] = []
+    for name, found in passes.items():
+        table = Table(title=f"{name}: {_summary(found)}", title_justify="left")
+        for column in ("setting", "must be", "default", "what it does"):
+            table.add_column(column, overflow="fold")
+        for setting in settings_of(found):
+            table.add_row(setting.name, setting.type, setting.default, setting.doc)
+        tables.append(table)
+    return tables
+
+
+def _summary(found: type[Any]) -> str:
+    return re.split(r"\n\s*\n", (found.__doc__ or "").strip())[0].replace("\n", " ")
+
+
+def profile_dict(counted: Profile, timed: Latency | None) -> dict[str, Any]:
+    """A profile, with its latency if it was measured, as JSON values."""
+    return counted.to_dict() | ({"latency": timed.to_dict()} if timed else {})
+
+
+def profile_tables(counted: Profile, timed: Latency | None) -> list[RenderableType]:
+    """A profile for people."""
+    return [counted.table(), *([f"Latency: {timed}"] if timed else [])]
