@@ -1,0 +1,158 @@
+"""report.html: one file that needs nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from squeeze.report import plots, wording
+from squeeze.report.data import Layer, Phase, Report
+from squeeze.report.speed import headline, promise, sentences, speedups
+
+TITLES: Mapping[str, str] = {
+    "lambda": "λ",
+    "share": "Predicted cost",
+    "zeros": "Zeros",
+    "loss": "Loss",
+    "discriminator": "Loss of the discriminator",
+    "adversarial": "Adversarial loss of the generator",
+    "data": "Alignment of features",
+}
+FILES: Mapping[str, str] = {"onnx": "ONNX file", "safetensors": "Weights file"}
+STEERED = frozenset({"lambda", "share", "zeros"})
+"""Series with a picture of their own."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline figure; `tone` is "good", "bad" or ""."""
+
+    title: str
+    before: str
+    after: str
+    badge: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The pictures of one phase of training."""
+
+    title: str
+    figures: tuple[tuple[str, Markup], ...]
+
+
+def render(report: Report) -> str:
+    """The report as one HTML page, which loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("squeeze.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {name: getattr(wording, name) for name in ("count", "size", "duration", "times", "setting", "moment")}
+    )
+    pairs = speedups(report)
+    computing = tuple(layer for layer in report.layers if layer.macs_before > 0)
+    return environment.get_template("template.html").render(
+        report=report,
+        title=" + ".join(wording.method(item.name) for item in report.methods) or "Nothing removed",
+        wording=wording,
+        cards=_cards(report),
+        verdict=sentences(report),
+        pairs=pairs,
+        promised=promise(report),
+        stages=_stages(report),
+        layers=computing,
+        rest=_rest(report.layers),
+        most=max((layer.macs_before for layer in computing), default=1),
+        figures={
+            "layers": Markup(plots.layers(computing)) if computing else "",
+            "latency": Markup(plots.latency([(p.before, p.after) for p in pairs])) if pairs else "",
+        },
+        chapters=[chapter for phase in report.history if (chapter := _chapter(report, phase)).figures],
+    )
+
+
+def _cards(report: Report) -> list[Card]:
+    before, after = report.before, report.after
+    cards = []
+    key = report.origin.metric if report.origin.metric in after.metrics else next(iter(after.metrics), "")
+    if key and key in before.metrics:
+        old, new = before.metrics[key], after.metrics[key]
+        tone = "" if key != report.origin.metric or old == new else "good" if new > old else "bad"
+        moved = wording.metric_change(key, old, new)
+        cards.append(Card(key[:1].upper() + key[1:], wording.metric(key, old), wording.metric(key, new), moved, tone))
+    counted = [
+        ("MACs", before.macs, after.macs, wording.count),
+        ("Parameters", before.params, after.params, wording.count),
+    ]
+    form = next((form for form in ("onnx", "safetensors") if form in before.bytes and form in after.bytes), "")
+    if form:
+        counted.append((FILES[form], before.bytes[form], after.bytes[form], wording.size))
+    for title, first, last, show in counted:
+        if first is not None and last is not None:
+            tone = "good" if last < first else "bad" if last > first else ""
+            cards.append(Card(title, show(first), show(last), wording.change(first, last), tone))
+    pair = headline(report)
+    if pair is not None:
+        tone = "good" if pair.verdict == "faster" else "bad"
+        badge = f"{wording.times(pair.ratio)} as fast" if pair.verdict == "faster" else pair.verdict
+        medians = wording.duration(pair.before.median_ms), wording.duration(pair.after.median_ms)
+        cards.append(Card(pair.where, *medians, badge, tone))
+    return cards
+
+
+def _stages(report: Report) -> list[tuple[str, list[str]]]:
+    """The metrics at each stage, if that says more than the headline."""
+    stages = [stage for stage in (report.before, report.cut, report.after) if stage is not None]
+    names = list(dict.fromkeys(name for stage in stages for name in stage.metrics))
+    if len(names) < 2 and (report.cut is None or not report.cut.metrics):
+        return []
+    return [(name, [wording.metric(name, stage.metrics.get(name)) for stage in stages]) for name in names]
+
+
+def _rest(layers: tuple[Layer, ...]) -> tuple[int, int, int]:
+    """Layers that hold parameters and multiply nothing: how many, and their parameters before and after."""
+    rest = [layer for layer in layers if layer.macs_before == 0 and (layer.params_before or layer.params_after)]
+    return len(rest), sum(layer.params_before for layer in rest), sum(layer.params_after for layer in rest)
+
+
+def _chapter(report: Report, phase: Phase) -> Chapter:
+    figures = []
+    if any(len(values) > 1 for values in phase.quantiles.values()):
+        figures.append(("How the masks moved; the shaded bands hold the named share of them.", plots.masks(phase)))
+    if {"lambda", "share"} & set(phase.series):
+        target, subject = _budget(report, phase.name)
+        caption = "The weight of the sparsity term, and the cost if every mask at 0 were removed now."
+        figures.append((caption, plots.steering(phase, target, subject)))
+    if phase.masks:
+        caption = "Masks at the end of the search. Survivors are folded into the weights: the finished model has none."
+        figures.append((caption, plots.histograms(phase)))
+    names = [
+        (name, TITLES.get(name, name))
+        for name, values in phase.series.items()
+        if name not in STEERED and _moves(values)
+    ]
+    if names:
+        figures.append(("Means over each epoch.", plots.curves(phase, names)))
+    title = "Fine-tuning" if phase.name == "finetune" else f"Search: {wording.method(phase.name)}"
+    return Chapter(title, tuple((caption, Markup(svg)) for caption, svg in figures))
+
+
+def _moves(values: tuple[float | None, ...]) -> bool:
+    return sum(value is not None for value in values) > 1
+
+
+def _budget(report: Report, name: str) -> tuple[float | None, str]:
+    """The share that a pass was told to leave, and of what."""
+    settings: Mapping[str, Any] = next((method.settings for method in report.methods if method.name == name), {})
+    for key, subject in (("macs", "MACs"), ("params", "Parameters")):
+        value = settings.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value), subject
+    return None, "MACs"

@@ -1,0 +1,82 @@
+"""What the measured time says about the saving that the MACs promise."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from squeeze.report import wording
+from squeeze.report.data import Report, Timing
+
+Verdict = Literal["faster", "no faster", "slower"]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """The same measurement before and after."""
+
+    before: Timing
+    after: Timing
+
+    @property
+    def ratio(self) -> float:
+        """Median before through median after: above 1 is faster."""
+        return self.before.median_ms / self.after.median_ms
+
+    @property
+    def verdict(self) -> Verdict:
+        """Faster or slower only where the quartiles of the two measurements do not overlap."""
+        if self.after.q3_ms < self.before.q1_ms:
+            return "faster"
+        return "slower" if self.after.q1_ms > self.before.q3_ms else "no faster"
+
+    @property
+    def where(self) -> str:
+        """What was measured, in words."""
+        return f"{wording.backend(self.before.backend)}, batch {self.before.batch}"
+
+    @property
+    def conditions(self) -> str:
+        """On what it was measured."""
+        threads = self.before.threads
+        return f"{threads} thread{'s' * (threads != 1)}, {self.before.device}"
+
+
+def speedups(report: Report) -> tuple[Speedup, ...]:
+    """Every measurement that was made both before and after."""
+    after = {_key(timing): timing for timing in report.after.latency if timing.median_ms > 0}
+    pairs = ((timing, after.get(_key(timing))) for timing in report.before.latency if timing.median_ms > 0)
+    return tuple(Speedup(before, match) for before, match in pairs if match is not None)
+
+
+def headline(report: Report) -> Speedup | None:
+    """The measurement that stands for all: ONNX Runtime's at the smallest batch, if there is one."""
+    found = speedups(report)
+    return min(found, key=lambda s: (s.before.backend != "onnxruntime", s.before.batch)) if found else None
+
+
+def promise(report: Report) -> float | None:
+    """The speed-up that the MACs promise: before through after; None where either is unknown or 0."""
+    before, after = report.before.macs, report.after.macs
+    return before / after if before and after else None
+
+
+def sentences(report: Report) -> tuple[str, ...]:
+    """The promise and what came of it, one sentence each."""
+    promised, found = promise(report), speedups(report)
+    said = []
+    if promised is not None and report.before.macs != report.after.macs:
+        said.append(f"On paper, by multiply-accumulates, the model should run {wording.times(promised)} as fast.")
+    faster = [f"{wording.times(item.ratio)} in {item.where}" for item in found if item.verdict == "faster"]
+    if faster:
+        said.append(f"Measured, it runs as fast as this: {'; '.join(faster)}.")
+    for item in found:
+        if item.verdict != "faster":
+            slower = "slower" if item.verdict == "slower" else "not measurably faster"
+            paper = ": there the saving exists on paper only" if promised is not None and promised > 1 else ""
+            said.append(f"In {item.where} it is {slower} ({wording.times(item.ratio)}){paper}.")
+    if not found and promised is not None and promised > 1:
+        said.append("No latency was measured: so far the saving exists on paper only.")
+    return tuple(said)
+
+
+def _key(timing: Timing) -> tuple[str, int, int, str]:
+    return timing.backend, timing.batch, timing.threads, timing.device
