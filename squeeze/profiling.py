@@ -1,6 +1,5 @@
 """What a model costs: multiply-accumulates, parameters, bytes and activation memory, layer by layer."""
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from squeeze.copying import eval_copy
 from squeeze.counting import ModuleCounter, PeakMemory
-from squeeze.errors import InputError
 from squeeze.task import Inputs, call, check_inputs, tensors_of
 
 CONVENTION = "1 MAC = 2 FLOPs; bias, normalisation and activations are not counted"
@@ -109,7 +108,7 @@ def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
         InputError: The model cannot be copied, or does not accept these inputs.
     """
     inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_inputs)
-    twin = _copied(model)
+    twin = eval_copy(model)
     with _plain_attention():
         counter = ModuleCounter(PeakMemory([*twin.parameters(), *twin.buffers()]))
         counter.memory.see(tensors_of(inputs))
@@ -137,16 +136,6 @@ def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
 
 def _figure(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"model: {type(model).__name__} must be copyable with copy.deepcopy, got {type(error).__name__}: {error}; "
-            "keep what cannot be copied outside of the module."
-        ) from error
 
 
 @contextmanager
