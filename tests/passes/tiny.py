@@ -1,4 +1,4 @@
-"""A network with filters, a block and branches, and its structure written down by hand: an oracle for the tracer's users."""
+"""A network with filters, a block and branches, and its structure written down by hand: an oracle."""
 
 import numpy as np
 import torch

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 class FISTA(Optimizer):
     """Accelerated proximal gradient for ``H(m) + l1 · Σ weights · |m|``, with m >= 0 if asked; zeros are exact.
 
-    With η the learning rate and S the soft threshold:
+    With η = lr / metric, element by element, and S the soft threshold:
 
         α' = (1 + sqrt(1 + 4 α²)) / 2
         y  = m + (α - 1) / α' · (m - m_previous)
@@ -27,9 +27,10 @@ class FISTA(Optimizer):
 
     Args:
         params: What is optimised, or parameter groups.
-        lr: η, above 0. A change restarts the momentum.
+        lr: Step size, above 0. A change restarts the momentum.
         l1: Weight of the penalty, from 0.
         weights: Multiplies `l1` element by element; broadcasts against every parameter.
+        metric: Divides `lr` element by element, likewise: FISTA in a diagonal metric, with the same minimum.
         nonnegative: Keep m >= 0.
     """
 
@@ -48,8 +49,8 @@ class FISTA(Optimizer):
             )
         if not (l1 >= 0 and math.isfinite(l1)):
             raise ValueError(f"FISTA: l1 must be at least 0, got {l1}; pass 0 for no penalty.")
-        self.metric = torch.ones(()) if metric is None else metric
         self.weights = torch.ones(()) if weights is None else weights
+        self.metric = torch.ones(()) if metric is None else metric
         super().__init__(params, {"lr": lr, "l1": l1, "nonnegative": nonnegative, "alpha": 1.0, "last_lr": lr})
 
     def restart(self) -> None:
@@ -58,20 +59,22 @@ class FISTA(Optimizer):
             group["alpha"] = 1.0
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any] | None = None, penalty: Callable[[Tensor, Tensor], float] | None = None
+    ) -> Any:
         """One proximal step.
 
         Args:
             closure: Zeroes the gradients, back-propagates H and returns it; called with the parameters at y.
+            penalty: Given y - η ∇H and η · weights, the `l1` to use from now on; called for every parameter.
 
         Returns:
             What the closure returned, or None.
         """
         momenta = [_momentum(group) for group in self.param_groups]
         here = {p: p.clone() for group in self.param_groups for p in group["params"]}
-        ahead = {
-            p: self._ahead(p, m) for group, m in zip(self.param_groups, momenta, strict=True) for p in group["params"]
-        }
+        pairs = zip(self.param_groups, momenta, strict=True)
+        ahead = {p: self._ahead(p, momentum) for group, momentum in pairs for p in group["params"]}
         loss = None
         if closure is not None:
             for p, y in ahead.items():
@@ -80,21 +83,23 @@ class FISTA(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
-                self._prox(p, ahead[p], group)
+                rate = group["lr"] / self.metric.to(p)
+                moved = ahead[p] if p.grad is None else ahead[p] - rate * p.grad
+                speed = rate * self.weights.to(p)
+                if penalty is not None:
+                    group["l1"] = penalty(moved, speed)
+                self._shrink(p, moved, group["l1"] * speed, group["nonnegative"])
                 self.state[p]["previous"] = here[p]
         return loss
 
     def _ahead(self, p: Tensor, momentum: float) -> Tensor:
         return p + momentum * (p - self.state[p]["previous"]) if momentum else p.clone()
 
-    def _prox(self, p: Tensor, y: Tensor, group: dict[str, Any]) -> None:
-        rate = group["lr"] / self.metric.to(p)
-        moved = y if p.grad is None else y - rate * p.grad
-        threshold = rate * group["l1"] * self.weights.to(p)
+    def _shrink(self, p: Tensor, moved: Tensor, threshold: Tensor, nonnegative: bool) -> None:
         # What lies below 0 here is how far an entry is from coming back: it ranks the zeros.
-        reach = (moved if group["nonnegative"] else moved.abs()) - threshold
+        reach = (moved if nonnegative else moved.abs()) - threshold
         self.state[p]["reach"] = reach
-        p.copy_(reach.clamp(min=0) if group["nonnegative"] else moved.sign() * reach.clamp(min=0))
+        p.copy_(reach.clamp(min=0) if nonnegative else moved.sign() * reach.clamp(min=0))
 
 
 def _momentum(group: dict[str, Any]) -> float:

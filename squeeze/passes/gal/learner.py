@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHT_DECAY = 2e-4
 MOMENTUM = 0.9
-MILESTONES = (0.7, 0.9)
+MILESTONES = (0.85, 0.95)
 """Shares of the schedule after which all learning rates fall to a tenth."""
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -55,10 +55,13 @@ class GALLearner:
             "masks": self.masks,
             "discriminator": discriminator,
         }
-        lambda_ = settings.lambda_ or steering.start(
-            settings.lr_mask, settings.epochs * max(steps, 50) // settings.mask_step
+        self.fista = FISTA(
+            [self.masks.values],
+            lr=settings.lr_mask,
+            l1=settings.lambda_ or 0.0,
+            weights=steering.weights(),
+            metric=steering.metric(),
         )
-        self.fista = FISTA([self.masks.values], lr=settings.lr_mask, l1=lambda_, weights=steering.weights(), metric=steering.weights().clamp(min=0.1) if __import__('os').environ.get('M','1')=='1' else None)
         self.optimizers: dict[str, Optimizer] = {
             "discriminator": SGD(
                 discriminator.parameters(),
@@ -95,7 +98,6 @@ class GALLearner:
     def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
         """One update of the discriminator, one of the generator, and every `mask_step` steps one of the masks."""
         self._set_rates()
-        self.baseline.to(accelerator.device)
         with accelerator.autocast():
             with torch.no_grad():
                 real = self.baseline(batch)
@@ -139,12 +141,15 @@ class GALLearner:
         if self.masks.values.grad is not None:
             self.masks.values.grad /= self._gathered
             _average(self.masks.parameters(), accelerator)
-        updates = self._steps * self.settings.epochs // self.settings.mask_step or 100
-        values = self.masks.values.detach().double().cpu().numpy()
-        self._lambda = self.steering.steer(self._lambda, values, self.progress, updates)
-        self.fista.step()
+        self.fista.step(penalty=self._next_lambda)
         self.fista.zero_grad()
         self._gathered = 0
+
+    def _next_lambda(self, moved: Tensor, speeds: Tensor) -> float:
+        updates = self._steps * self.settings.epochs // self.settings.mask_step
+        if not updates and self.settings.lambda_ is None:
+            return 0.0  # how long the schedule is turns out at the end of the first epoch
+        return self.steering.steer(self._lambda, _array(moved), _array(speeds), self.progress, updates)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Restart the masks' momentum if the objective rose; report the masks."""
@@ -155,7 +160,7 @@ class GALLearner:
             self.fista.restart()
         self._last = (smooth, norm)
         self._smooth, self._norm, self._count = 0.0, 0.0, 0
-        values = self.masks.values.detach().double().cpu().numpy()
+        values = _array(self.masks.values)
         quantiles = {f"mask_{round(100 * q)}%": float(np.quantile(values, q)) for q in QUANTILES}
         return {"share": self.steering.share(values <= 0), "zeros": float((values <= 0).mean()), **quantiles}
 
@@ -163,7 +168,7 @@ class GALLearner:
         """(M,) the masks before negative values were cut off: like the masks, but zeros are ranked too."""
         state = self.fista.state[self.masks.values]
         values: Tensor = state["reach"] if "reach" in state else self.masks.values
-        return values.detach().double().cpu().numpy()
+        return _array(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, what the objective was, and the gradient that is being gathered for the masks."""
@@ -190,12 +195,8 @@ class GALLearner:
     def _lambda(self) -> float:
         return float(self.fista.param_groups[0]["l1"])
 
-    @_lambda.setter
-    def _lambda(self, value: float) -> None:
-        self.fista.param_groups[0]["l1"] = value
-
     def _penalty(self) -> Tensor:
-        return (self.steering.weights().to(self.masks.values) * self.masks.values.detach().abs()).sum()
+        return (self.fista.weights * self.masks.values.detach().abs()).sum()
 
     def _set_rates(self) -> None:
         factor = 0.1 ** sum(self.progress >= milestone for milestone in MILESTONES)
@@ -208,6 +209,10 @@ class GALLearner:
 def alignment(generated: Tensor, baseline: Tensor) -> Tensor:
     """L_data = 1 / 2n · Σᵢ ‖f_b(xᵢ) - f_g(xᵢ)‖²: half the mean squared error times the width of the features."""
     return (generated - baseline).square().sum() / (2 * len(baseline))
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
 
 
 def _average(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:

@@ -18,6 +18,7 @@ from squeeze.passes.gal.learner import GALLearner
 from squeeze.passes.gal.settle import settled, zeros_go
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import frozen_baseline
+from squeeze.randomness import randomness_kept, seed_all
 from squeeze.selection import Budget, select
 from squeeze.structure.groups import Choice, Structure
 from squeeze.task import Batch, Task
@@ -38,7 +39,7 @@ class GAL:
         lambda_: The paper's λ, above 0: what ends at exactly 0 goes.
         structures: What gets masks: any of "filters", "blocks", "branches".
         epochs: Of the mask phase.
-        lr_generator: Learning rate of the weights; this and the next two fall to a tenth after 70 % and 90 %.
+        lr_generator: Learning rate of the weights; this and the next two fall to a tenth after 85 % and 95 %.
         lr_discriminator: Learning rate of the discriminator.
         lr_mask: Step size of FISTA.
         mu: Weight of the feature alignment, 1 / 2n · Σ ‖f_b - f_g‖², features in units of the baseline's deviation.
@@ -58,7 +59,7 @@ class GAL:
     epochs: int = 20
     lr_generator: float = 1e-2
     lr_discriminator: float = 1e-2
-    lr_mask: float = 1e-2
+    lr_mask: float = 1e-1
     mu: float = 1.0
     regularizer: Regularizer = "ar"
     init: Literal["ones", "normal"] = "ones"
@@ -70,7 +71,7 @@ class GAL:
         given = {k: v for k in ("macs", "params", "lambda_") if (v := getattr(self, k)) is not None}
         if len(given) != 1:
             raise ValueError(
-                f"GAL: exactly one of macs, params and lambda_ must be given, got {given or 'none'}; pass macs=0.5, say."
+                f"GAL: exactly one of macs, params and lambda_ must be given, got {given or 'none'}; say macs=0.5."
             )
         for name in ("macs", "params"):
             if name in given and not 0 < given[name] < 1:
@@ -125,13 +126,17 @@ class GAL:
     ) -> GALLearner:
         batches = task.train_batches(0)
         steps = operator.length_hint(batches, 0)
-        baseline, width = frozen_baseline(generator, task, batches)
+        with randomness_kept():
+            seed_all(run.seed)
+            baseline, width = frozen_baseline(generator, task, batches)
         if self.init == "normal":
             with torch.no_grad():
                 masks.values.normal_(generator=torch.Generator().manual_seed(run.seed))
+        device = next((p.device for p in generator.parameters()), torch.device("cpu"))
         budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
         steering = Steering(masks, structure, budget)
-        return GALLearner(generator, baseline, Discriminator(width, run.seed), steering, self, steps)
+        masks.to(device)
+        return GALLearner(generator, baseline, Discriminator(width, run.seed).to(device), steering, self, steps)
 
     def _found(
         self,

@@ -12,7 +12,8 @@ def zeros_go(masks: SoftMasks, structure: Structure, reach: np.ndarray, round_to
     """What the paper removes: every mask that is exactly 0.
 
     Two things stay nevertheless. A group keeps at least one unit, and as many of its best zeros as bring its
-    width up to a multiple of `round_to` channels. A concatenation keeps its best branch.
+    width up to a multiple of `round_to` channels.
+    A concatenation keeps its best branch, unless something else stays in it.
 
     Args:
         masks: The trained masks.
@@ -31,11 +32,10 @@ def zeros_go(masks: SoftMasks, structure: Structure, reach: np.ndarray, round_to
             gone[part.start + order[:kept]] = False
     concats: dict[str, list[int]] = {}
     for part in masks.parts:
-        if part.kind == "branches":
+        if part.kind == "branches" and not structure.branches[part.index].spare:
             concats.setdefault(structure.branches[part.index].concat, []).append(part.start)
-    for concat, members in concats.items():
-        whole = sum(branch.concat == concat for branch in structure.branches) == len(members)
-        if whole and gone[members].all():
+    for members in concats.values():
+        if gone[members].all():
             gone[members[int(np.argmax(reach[members]))]] = False
     return masks.choice(gone)
 
