@@ -18,6 +18,8 @@ from squeeze.report.data import Histogram, Layer, Phase, Timing
 
 BEFORE, AFTER, INK, MUTED, GRID, ACCENT = "#c3cad4", "#0f766e", "#1f2933", "#6b7785", "#e4e8ee", "#c2410c"
 WIDTH = 10.4
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3, "borderaxespad": 0.2}
+"""Places a legend over the right end of its axes."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -62,8 +64,8 @@ def layers(items: Sequence[Layer]) -> str:
         places = list(range(len(items)))
         _pair(panes[0], places, [i.macs_before for i in items], [i.macs_after for i in items])
         panes[0].set_title("MACs")
-        panes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
-        panes[0].legend(*_ordered(panes[0]), loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+        panes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: _round(value)))
+        panes[0].legend(*_legend(panes[0], any(layer.removed for layer in items)), **ABOVE)
         if widths:
             _pair(panes[1], places, [i.width_before or 0 for i in items], [i.width_after or 0 for i in items])
             panes[1].set_title("Width (output channels)")
@@ -73,7 +75,7 @@ def layers(items: Sequence[Layer]) -> str:
                     pane.plot(place, 0, marker="x", color=ACCENT, markersize=3.5, mew=1, clip_on=False, zorder=4)
         every = math.ceil(len(items) / 72)
         panes[-1].set_xticks(places[::every], labels[::every], rotation=90, fontsize=7 if len(items) < 60 else 6.2)
-        panes[-1].set_xlim(-0.7, len(items) - 0.3)
+        panes[-1].set_xlim(-0.7, max(len(items), 12) - 0.3)
 
     return _svg("layers", 4.3 if widths else 2.7, draw)
 
@@ -83,11 +85,11 @@ def latency(pairs: Sequence[tuple[Timing, Timing]]) -> str:
 
     def draw(figure: Figure) -> None:
         pane = figure.subplots()
-        ticks = []
+        ticks, bars = [], []
         for row, (before, after) in enumerate(pairs):
             for offset, timing, colour in ((-0.19, before, BEFORE), (0.19, after, AFTER)):
                 scale = 100 / before.median_ms
-                pane.barh(row + offset, timing.median_ms * scale, height=0.34, color=colour)
+                bars.append(pane.barh(row + offset, timing.median_ms * scale, height=0.34, color=colour))
                 low, high = timing.q1_ms * scale, timing.q3_ms * scale
                 pane.plot([low, high], [row + offset] * 2, color=INK, linewidth=1.1, solid_capstyle="butt")
                 pane.plot([low, high], [row + offset] * 2, "|", color=INK, markersize=5, mew=1.1)
@@ -95,6 +97,7 @@ def latency(pairs: Sequence[tuple[Timing, Timing]]) -> str:
                 pane.text(max(high, timing.median_ms * scale) + 1.2, row + offset, text, va="center", color=INK)
             ticks.append(f"{wording.backend(before.backend)}, batch {before.batch}")
         pane.set_yticks(range(len(pairs)), ticks, color=INK)
+        pane.legend(bars[:2], ["before", "after"], **ABOVE)
         pane.set_ylim(len(pairs) - 0.5, -0.5)
         pane.set_xlim(0, pane.get_xlim()[1] * 1.08)
         pane.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
@@ -102,7 +105,7 @@ def latency(pairs: Sequence[tuple[Timing, Timing]]) -> str:
         pane.grid(axis="x")
         pane.set_xlabel("time of one pass, before = 100 % (bar: median; mark: quartiles)")
 
-    return _svg("latency", 0.75 + 0.55 * len(pairs), draw)
+    return _svg("latency", 0.95 + 0.55 * len(pairs), draw)
 
 
 def masks(phase: Phase) -> str:
@@ -117,12 +120,12 @@ def masks(phase: Phase) -> str:
             bottom, top = _numbers(phase.quantiles[low]), _numbers(phase.quantiles[high])
             tint = 0.14 + 0.2 * index
             epochs = range(1, len(bottom) + 1)
-            panes[0].fill_between(epochs, bottom, top, color=AFTER, alpha=tint, linewidth=0, label=f"{low}–{high} %")
+            panes[0].fill_between(epochs, bottom, top, color=AFTER, alpha=tint, linewidth=0, label=_band(low, high))
         if len(levels) % 2:
             middle = _numbers(phase.quantiles[levels[len(levels) // 2]])
             panes[0].plot(range(1, len(middle) + 1), middle, color=AFTER, label="median")
-        panes[0].set_title("Mask values: from the smallest to the largest")
-        panes[0].set_ylim(bottom=min(0, panes[0].get_ylim()[0]))
+        panes[0].set_title("Mask values")
+        panes[0].set_ylim(bottom=min(0, *_finite(phase.quantiles[levels[0]])))
         panes[0].legend(loc="lower left")
         if zeros:
             _line(panes[1], zeros, "Masks that are exactly 0", percent=True)
@@ -191,10 +194,11 @@ def _pair(pane: Axes, places: Sequence[int], before: Sequence[float], after: Seq
         pane.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _ordered(pane: Axes) -> tuple[list[object], list[str]]:
+def _legend(pane: Axes, removed: bool) -> tuple[list[Any], list[Any]]:
     handles, labels = pane.get_legend_handles_labels()
-    marked = pane.plot([], [], "x", color=ACCENT, markersize=4, mew=1)
-    return [*handles, *marked], [*labels, "removed"]
+    if not removed:
+        return handles, labels
+    return [*handles, *pane.plot([], [], "x", color=ACCENT, markersize=4, mew=1)], [*labels, "removed"]
 
 
 def _histogram(pane: Axes, item: Histogram) -> None:
@@ -214,6 +218,17 @@ def _line(pane: Axes, values: Sequence[float | None], title: str, percent: bool 
     pane.set_title(title)
     if percent:
         pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+
+
+def _band(low: str, high: str) -> str:
+    share = float(high) - float(low)
+    return "all" if share == 100 else f"middle {share:g} %"
+
+
+def _round(value: float) -> str:
+    """For an axis: 2 M, where a table says 2.00 M."""
+    number, _, unit = wording.count(value).partition(" ")
+    return f"{float(number):g} {unit}".strip()
 
 
 def _epochs(panes: Iterable[Axes]) -> None:

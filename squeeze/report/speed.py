@@ -67,7 +67,7 @@ def sentences(report: Report) -> tuple[str, ...]:
         said.append(f"On paper, by multiply-accumulates, the model should run {wording.times(promised)} as fast.")
     faster = [f"{wording.times(item.ratio)} in {item.where}" for item in found if item.verdict == "faster"]
     if faster:
-        said.append(f"Measured, it runs as fast as this: {'; '.join(faster)}.")
+        said.append(f"Measured, it runs {'; '.join(faster).replace('×', '× as fast', 1)}.")
     for item in found:
         if item.verdict != "faster":
             slower = "slower" if item.verdict == "slower" else "not measurably faster"

@@ -42,7 +42,7 @@ def summary_table(report: Report) -> Table:
         _row(table, FORMATS.get(form, f"{form} file"), wording.size(was), wording.size(new), change)
     for pair in speedups(report):
         what = f"{pair.where}, {pair.before.threads} thr."
-        change = f"{wording.times(pair.ratio)} {pair.verdict}"
+        change = f"{wording.times(pair.ratio)}, {pair.verdict}"
         times = wording.duration(pair.before.median_ms), wording.duration(pair.after.median_ms)
         _row(table, what, *times, change, style="" if pair.verdict == "faster" else "yellow")
     return table

@@ -36,6 +36,13 @@ def duration(milliseconds: float | None) -> str:
     return f"{_digits(milliseconds / 1000)} s" if milliseconds >= 999.5 else f"{_digits(milliseconds)} ms"
 
 
+def spread(low: float, high: float) -> str:
+    """Two durations: 6.63 – 7.17 ms."""
+    first, second = duration(low), duration(high)
+    same = first.rpartition(" ")[2] == second.rpartition(" ")[2]
+    return f"{first.rpartition(' ')[0] if same else first} – {second}"
+
+
 def change(before: float | None, after: float | None) -> str:
     """By how many percent a figure changed: −50.3 %."""
     if before is None or after is None or before == 0:
