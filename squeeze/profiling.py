@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from squeeze.attention import plain_attention
 from squeeze.copying import eval_copy
 from squeeze.counting import ModuleCounter, PeakMemory
 from squeeze.task import Inputs, call, check_inputs, tensors_of
@@ -109,7 +108,7 @@ def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
     """
     inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_inputs)
     twin = eval_copy(model)
-    with _plain_attention():
+    with plain_attention():
         counter = ModuleCounter(PeakMemory([*twin.parameters(), *twin.buffers()]))
         counter.memory.see(tensors_of(inputs))
         with counter.watching(twin):
@@ -136,17 +135,6 @@ def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
 
 def _figure(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Without the fused path of nn.MultiheadAttention, which computes out of sight."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _sizes(model: nn.Module) -> dict[str, tuple[int, int]]:

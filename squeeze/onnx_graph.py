@@ -1,0 +1,93 @@
+"""From an exported program to an ONNX file without idle nodes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript import optimizer
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from squeeze.task import Inputs, call, tensors_of
+
+_ROUNDS = 10
+_NO_LIMIT = 2**62
+
+
+class Positional(nn.Module):
+    """A model as a function from tensors to tensors, as ONNX knows them: in order, without nesting.
+
+    Args:
+        model: What is called.
+        inputs: How it is called; what is not a tensor becomes a constant.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.model = model
+        self._leaves, self._spec = pytree.tree_flatten(inputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Call the model; all tensors of its output, in order."""
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        return tuple(tensors_of(call(self.model, pytree.tree_unflatten(leaves, self._spec))))
+
+    def names(self, kind: str, tree: Any) -> list[str]:
+        """A name for every tensor of nested inputs or outputs: the keys of a dict, else `kind` and a number."""
+        if not isinstance(tree, dict):
+            count = len(tensors_of(tree))
+            return [kind] if count == 1 else [f"{kind}_{number}" for number in range(count)]
+        return [
+            str(key) if len(tensors) == 1 else f"{key}_{number}"
+            for key, tensors in ((key, tensors_of(value)) for key, value in tree.items())
+            for number in range(len(tensors))
+        ]
+
+
+def to_onnx(
+    program: ExportedProgram, names: tuple[Sequence[str], Sequence[str]], shapes: Any, opset: int
+) -> onnx_ir.Model:
+    """Translate an exported `Positional`, and optimise the result.
+
+    Args:
+        program: The exported model.
+        names: Of the inputs and of the outputs.
+        shapes: The dynamic shapes of the inputs, for their names.
+        opset: Of ONNX's operators.
+    """
+    translated = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        input_names=names[0],
+        output_names=names[1],
+        dynamic_shapes=shapes,
+        opset_version=opset,
+        verbose=False,
+        external_data=False,
+        optimize=True,
+    )
+    model: onnx_ir.Model = translated.model  # type: ignore[union-attr]
+    before = -1
+    for _ in range(_ROUNDS):
+        if len(model.graph) == before:
+            break
+        before = len(model.graph)
+        optimizer.optimize(model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+    # Stack traces hold the paths of the machine that exported.
+    ClearMetadataAndDocStringPass()(model)
+    for value in list(model.graph.initializers.values()):
+        value.name = str(value.name).removeprefix("model.")
+    return model
+
+
+def save_onnx(model: onnx_ir.Model, path: Path) -> None:
+    """Write one file, and let ONNX's own checker judge it."""
+    onnx_ir.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
