@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from squeeze.contractions import macs_of
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Block, Branch, Choice, Structure
 from squeeze.task import Inputs, call, tensors_of
 
 TOLERANCE = 1e-5
@@ -38,9 +39,15 @@ def choose(structure: Structure, seed: int, share: float = 0.3, exact_only: bool
     return Choice(tuple(units))
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also where a weight norm's hook left a computed weight, which torch refuses to copy."""
+    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+
+
 def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
     """A copy in which readers multiply what goes by 0 (and nothing is produced where readers are not all)."""
-    reference = copy.deepcopy(model)
+    reference = copied(model)
     tensors = reference.state_dict(keep_vars=True) | dict(reference.named_buffers())
     with torch.no_grad():
         for group, gone in zip(structure.groups, choice.units, strict=True):
@@ -53,7 +60,7 @@ def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
 
 def silenced(model: nn.Module, ends: Iterable[str]) -> nn.Module:
     """A copy in which these modules or parameters are zero, so that what ends in them contributes nothing."""
-    reference = copy.deepcopy(model)
+    reference = copied(model)
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
             if any(name == end or name.startswith(f"{end}.") for end in ends):
@@ -78,6 +85,30 @@ def distance(expected: list[Tensor], found: list[Tensor]) -> float:
             gap = float((a.double() - b.double()).abs().max())
             worst = max(worst, gap / max(float(a.double().abs().max()), 1e-30))
     return worst
+
+
+def owner_of(items: Sequence[Block | Branch], end: str) -> Block | Branch:
+    """The one block or branch that computes what ends in this module or parameter."""
+    found = [
+        item
+        for item in items
+        if end in item.parameters or any(end == module or end.startswith(f"{module}.") for module in item.modules)
+    ]
+    assert len(found) == 1, f"{end} belongs to {[item.name for item in found]}"
+    return found[0]
+
+
+def half_of(items: Sequence[Block | Branch], ends: Sequence[str], seed: int) -> list[str]:
+    """A random half of the ends; of every concatenation one branch stays."""
+    going = random.Random(seed).sample(ends, len(ends) // 2)
+    staying = {end for end in ends if end not in going}
+    kept = {item.concat for item in (owner_of(items, end) for end in staying) if isinstance(item, Branch)}
+    for end in list(going):
+        item = owner_of(items, end)
+        if isinstance(item, Branch) and item.concat not in kept:
+            kept.add(item.concat)
+            going.remove(end)
+    return going
 
 
 class Counter(TorchDispatchMode):

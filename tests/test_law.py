@@ -1,6 +1,5 @@
 """The law on every hard case: masked is removed, predictions are exact, and the given model is left alone."""
 
-import random
 from dataclasses import replace
 from functools import cache
 
@@ -10,9 +9,22 @@ import torch
 from torch import nn
 
 from squeeze.edits import rewrite
-from squeeze.structure.groups import Block, Branch, Choice, Structure
+from squeeze.structure.groups import Choice, Structure
 from squeeze.structure.trace import trace
-from tests.law import TOLERANCE, choose, counted, distance, doubled, fingerprint, gradients, masked, run, silenced
+from tests.law import (
+    TOLERANCE,
+    choose,
+    counted,
+    distance,
+    doubled,
+    fingerprint,
+    gradients,
+    half_of,
+    masked,
+    owner_of,
+    run,
+    silenced,
+)
 from tests.models import HARD, Case
 
 cases = pytest.mark.parametrize("name", HARD)
@@ -112,17 +124,6 @@ def test_trace_is_deterministic(name: str) -> None:
     assert again.cost() == first.cost()
 
 
-def owner_of(items: tuple[Block, ...] | tuple[Branch, ...], end: str) -> Block | Branch:
-    """The one block or branch that computes what ends here."""
-    found = [
-        item
-        for item in items
-        if end in item.parameters or any(end == module or end.startswith(f"{module}.") for module in item.modules)
-    ]
-    assert len(found) == 1, f"{end} belongs to {[item.name for item in found]}"
-    return found[0]
-
-
 @bodies
 def test_blocks_and_branches_are_those_that_a_reader_counts(name: str) -> None:
     case, structure = HARD[name], structure_of(name)
@@ -136,7 +137,7 @@ def test_blocks_and_branches_are_those_that_a_reader_counts(name: str) -> None:
 def test_without_half_of_the_bodies_it_computes_what_they_leave(name: str, seed: int) -> None:
     case, structure = HARD[name], structure_of(name)
     ends = [*(case.blocks or ()), *(case.branches or ())]
-    going = random.Random(seed).sample(ends, len(ends) // 2)
+    going = half_of(structure.blocks or structure.branches, ends, seed)
     gone = {owner_of(structure.blocks if case.blocks else structure.branches, end).name for end in going}
     nothing = structure.nothing()
     choice = replace(nothing, **{"blocks" if case.blocks else "branches": frozenset(gone)})

@@ -50,13 +50,13 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return build
 
 
-def randomise(model: nn.Module) -> None:
+def randomise(model: nn.Module, gain: float = 2.0) -> None:
     """Give weights and statistics values under which removing differs from masking if anything is wrong."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
                 for weight in module.parameters(recurse=False):
-                    weight.mul_(2)
+                    weight.mul_(gain)
             if not isinstance(module, (*NORMS, nn.PReLU)):
                 continue
             for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
