@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm
+from torch.nn.utils import parametrize
 
 from squeeze.errors import PlanError
 from squeeze.nn import Removed
 from squeeze.plan import Drop, Edit, Slice
+
+
+Shapes = dict[str, torch.Size]
 
 
 def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
@@ -32,13 +36,17 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     for module in smaller.modules():
         old = before.get(module, {})
         if old and old != _shapes(module):
-            _sync(module, old)
+            _sync(module, old, _shapes(module))
     return smaller
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return {name: tensor.shape for name, tensor in own}
+    shapes = {name: tensor.shape for name, tensor in own}
+    if parametrize.is_parametrized(module):
+        lists: Any = module.parametrizations
+        shapes.update({name: max((t.shape for t in lists[name].parameters(recurse=False)), key=len) for name in lists})
+    return shapes
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -99,67 +107,59 @@ def _format(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _sync(module: nn.Module, old: dict[str, torch.Size]) -> None:
+def _sync(module: nn.Module, old: Shapes, new: Shapes) -> None:
     """Make a module's attributes agree with its tensors again."""
     for kinds, sync in _SYNCS:
         if isinstance(module, kinds):
-            sync(module, old)
+            sync(module, old, new)
 
 
-def _conv(module: Any, old: dict[str, torch.Size]) -> None:
-    weight, before = _weight(module, old)
+def _conv(module: Any, old: Shapes, new: Shapes) -> None:
+    weight, before = _weight(new), _weight(old)
     out, inner = (1, 0) if module.transposed else (0, 1)
     if module.groups == 1:
-        module.out_channels, module.in_channels = weight.shape[out], weight.shape[inner]
+        module.out_channels, module.in_channels = weight[out], weight[inner]
         return
-    module.groups = module.groups * weight.shape[0] // before[0]
+    module.groups = module.groups * weight[0] // before[0]
     if module.transposed:
-        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+        module.in_channels, module.out_channels = weight[0], weight[1] * module.groups
     else:
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+        module.out_channels, module.in_channels = weight[0], weight[1] * module.groups
 
 
-def _weight(module: Any, old: dict[str, torch.Size]) -> tuple[Tensor, torch.Size]:
-    """The weight and its former shape, also where a weight norm computes it from other tensors."""
-    for name in ("weight", "weight_v", "weight_orig"):
-        if name in old:
-            return getattr(module, name), old[name]
-    raise PlanError(f"rewrite: {type(module).__name__} must own its weight to be cut; leave it out with ignore.")
+def _weight(shapes: Shapes) -> torch.Size:
+    """The weight's shape, also where a weight norm computes it from other tensors."""
+    return next(shapes[name] for name in ("weight", "weight_v", "weight_orig") if name in shapes)
 
 
-def _linear(module: Any, old: dict[str, torch.Size]) -> None:
-    module.out_features, module.in_features = _weight(module, old)[0].shape
+def _linear(module: Any, old: Shapes, new: Shapes) -> None:
+    module.out_features, module.in_features = _weight(new)
 
 
-def _bilinear(module: Any, old: dict[str, torch.Size]) -> None:
+def _bilinear(module: Any, old: Shapes, new: Shapes) -> None:
     module.out_features, module.in1_features, module.in2_features = module.weight.shape
 
 
-def _channels(module: Any, old: dict[str, torch.Size]) -> None:
-    name = next(iter(old))
-    for candidate in ("weight", "running_mean"):
-        if candidate in old:
-            name = candidate
-            break
-    module.num_features = getattr(module, name).shape[0]
+def _channels(module: Any, old: Shapes, new: Shapes) -> None:
+    module.num_features = next(new[name][0] for name in ("weight", "running_mean") if name in new)
 
 
-def _layer_norm(module: Any, old: dict[str, torch.Size]) -> None:
+def _layer_norm(module: Any, old: Shapes, new: Shapes) -> None:
     module.normalized_shape = tuple(module.weight.shape)
 
 
-def _group_norm(module: Any, old: dict[str, torch.Size]) -> None:
+def _group_norm(module: Any, old: Shapes, new: Shapes) -> None:
     channels = module.weight.shape[0]
     if module.num_groups > 1:
         module.num_groups = module.num_groups * channels // old["weight"][0]
     module.num_channels = channels
 
 
-def _embedding(module: Any, old: dict[str, torch.Size]) -> None:
+def _embedding(module: Any, old: Shapes, new: Shapes) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
-def _recurrent(module: Any, old: dict[str, torch.Size]) -> None:
+def _recurrent(module: Any, old: Shapes, new: Shapes) -> None:
     module.input_size = module.weight_ih_l0.shape[1]
     gates = old["weight_hh_l0"][0] // module.hidden_size
     module.hidden_size = module.weight_hh_l0.shape[0] // gates
@@ -169,11 +169,11 @@ def _recurrent(module: Any, old: dict[str, torch.Size]) -> None:
     module.flatten_parameters()
 
 
-def _prelu(module: Any, old: dict[str, torch.Size]) -> None:
+def _prelu(module: Any, old: Shapes, new: Shapes) -> None:
     module.num_parameters = module.weight.shape[0]
 
 
-_SYNCS: tuple[tuple[tuple[type, ...], Callable[[Any, dict[str, torch.Size]], None]], ...] = (
+_SYNCS: tuple[tuple[tuple[type, ...], Callable[[Any, Shapes, Shapes], None]], ...] = (
     ((conv._ConvNd,), _conv),
     ((nn.Linear,), _linear),
     ((nn.Bilinear,), _bilinear),

@@ -235,9 +235,9 @@ def branches(graph: Graph, coupling: Coupling) -> tuple[Branch, ...]:
                 bodies += [(body, reads)] if reads else []
         for body, reads in bodies if len(operands) > 1 else []:
             name = graph.name(body)
-            found.append(
-                Branch(name, f"cat {number}", reads, body.modules, body.parameters, body.contractions, body.parts)
-            )
+            spare = len(bodies) < len(operands)
+            of = body.modules, body.parameters, body.contractions, body.parts
+            found.append(Branch(name, f"cat {number}", reads, *of, spare))
     return tuple(found)
 
 

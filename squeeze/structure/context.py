@@ -53,12 +53,14 @@ class Call:
         args: Positional arguments.
         kwargs: Keyword arguments.
         out: What it returned.
+        shape: Of the first operand before the op, which may have changed it in place.
     """
 
     func: Any
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     out: Any
+    shape: torch.Size
 
     @property
     def name(self) -> str:

@@ -92,6 +92,7 @@ class Branch:
         parameters: Parameters outside of `modules` that nothing reads any more.
         ops: Indices into the cost model: what is not computed without the branch.
         parts: How many values each of `modules` returns; 0 for a bare one.
+        spare: The concatenation keeps an operand even if all of its branches go.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Branch:
     parameters: tuple[str, ...]
     ops: frozenset[int]
     parts: tuple[int, ...] = ()
+    spare: bool = False
 
 
 @dataclass(frozen=True)

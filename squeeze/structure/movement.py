@@ -1,43 +1,34 @@
 """Rules for ops that move elements and compute nothing: they run on the labels themselves."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from squeeze.structure.context import Call, Context, Rule
-from squeeze.structure.labels import NONE, Layer, along_one, spread, varying
+from squeeze.structure.labels import NONE, Labels, Layer, along_one, spread, varying
 
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten"})
 
 
 def viewed(ctx: Context, call: Call) -> None:
     """permute, slice, expand, select, unbind, view …: whatever the op does, its labels do."""
-    source = call.args[0]
-    for layer in ctx.labels(source).layers:
+    known = ctx.labels(call.args[0])
+    found: list[list[Layer]] = [[] for _ in call.outputs]
+    for layer in known.layers:
         if call.name in _RESHAPES and call.func._overloadname != "dtype":
-            moved = [_reshaped(layer, source.shape, call.outputs[0].shape)]
+            moved = [_reshaped(layer, call.shape, call.outputs[0].shape)]
         else:
-            moved = _leaves(call.func(spread(layer, source.shape), *call.args[1:], **call.kwargs))
-        kept = [_placed(ctx, ids, layer) for ids in moved]
-        if not all(kept):
+            result = call.func(spread(layer, call.shape), *call.args[1:], **call.kwargs)
+            moved = [result] if isinstance(result, Tensor) else list(result)
+        placed = [_placed(ctx, ids, layer) for ids in moved]
+        if not all(placed):
             alone = bool((layer.ids == layer.ids[0]).all())
             ctx.pin(layer.ids, "all of its channels go together" if alone else "its indices are picked one by one")
-        for output, placed in zip(call.outputs, kept, strict=True):
-            _add(ctx, call, output, placed)
-    for output in call.outputs:
-        _add(ctx, call, output, [])
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else list(value)
-
-
-def _add(ctx: Context, call: Call, output: Tensor, layers: list[Layer]) -> None:
-    known = ctx.labels(call.args[0])
-    before = ctx.labels(output).layers if output is not call.args[0] else ()
-    ctx.set(output, type(known)((*before, *layers), wild=known.wild, fixed=known.fixed))
+        for layers, more in zip(found, placed, strict=True):
+            layers += more
+    for output, layers in zip(call.outputs, found, strict=True):
+        ctx.set(output, Labels(tuple(layers), wild=known.wild, fixed=known.fixed))
 
 
 def _reshaped(layer: Layer, old: torch.Size, new: torch.Size) -> Tensor:
@@ -195,6 +186,17 @@ def shuffled(ctx: Context, call: Call) -> None:
     ctx.give(call, [Layer(call.args[0].dim() - 3, blocks[:, 0].clone())] if len(blocks) > 1 else [])
 
 
+def interleaved(ctx: Context, call: Call) -> None:
+    """channel_shuffle: the op holds the number of groups constant, so channels go from all groups at once."""
+    ids = ctx.labels(call.args[0]).along(1)
+    layers = [layer for layer in ctx.labels(call.args[0]).layers if layer.dim != 1]
+    if ids is not None:
+        table = ids.view(call.args[1], -1)
+        ctx.tie(table, table[:1].expand_as(table))
+        layers.append(Layer(1, table.t().reshape(-1)))
+    ctx.give(call, layers)
+
+
 def unshuffled(ctx: Context, call: Call) -> None:
     """pixel_unshuffle: each channel becomes r²."""
     dim = call.args[0].dim() - 3
@@ -278,6 +280,8 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": padded,
     "repeat": repeated,
     "pixel_shuffle": shuffled,
+    "channel_shuffle": interleaved,
+    "native_channel_shuffle": interleaved,
     "pixel_unshuffle": unshuffled,
     "im2col": unfolded,
     "index": indexed,

@@ -51,6 +51,9 @@ def unknown(ctx: Context, call: Call) -> None:
     """Never guess: whatever meets an op without a rule stays."""
     for tensor in call.tensors:
         ctx.pin_all(tensor, f"no rule for {call.func}")
+    macs = macs_of(call.func, call.args, call.kwargs, call.out)
+    if macs is not None:
+        ctx.cost(macs, [])
     for output in call.outputs:
         ctx.set(output, Labels(fixed=ctx.all_fixed(call)))
 

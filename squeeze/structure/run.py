@@ -82,8 +82,9 @@ class _Labelling(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        shape = args[0].shape if args and isinstance(args[0], Tensor) else torch.Size()
         out = func(*args, **kwargs)
-        ran = Call(func, args, kwargs, out)
+        ran = Call(func, args, kwargs, out, shape)
         context, number = self.record.context, len(self.record.ops)
         context.number = number
         concat = None

@@ -1,0 +1,72 @@
+"""Magnitude pruning: what has small weights goes. Needs no data."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from squeeze.passes.base import Found, Loss
+from squeeze.selection import Budget, Scores, select, select_evenly
+from squeeze.structure.groups import Group, Structure
+from squeeze.task import Task
+from squeeze.training import Run
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Remove the units whose coupled weights have the smallest L1 norm (Li et al., ICLR 2017, on whole groups).
+
+    Attributes:
+        macs: Share of the MACs that stays.
+        params: Share of the parameters that stays.
+        ratio: Share of the units that goes; with ``scope="local"``, of every group.
+        scope: Compare units over the whole model (each group's scores divided by their mean), or only within their group.
+        ignore: Name patterns of layers to leave alone.
+        round_to: Widths end on multiples of this.
+    """
+
+    name: ClassVar[str] = "magnitude"
+    macs: float | None = None
+    params: float | None = None
+    ratio: float | None = None
+    scope: Literal["global", "local"] = "global"
+    ignore: tuple[str, ...] = ()
+    round_to: int = 8
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("global", "local"):
+            raise ValueError(f"scope: must be 'global' or 'local', got {self.scope!r}.")
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise ValueError(f"round_to: must be a whole number from 1, got {self.round_to!r}; 1 allows any width.")
+        self._budget()
+
+    def _budget(self) -> Budget:
+        return Budget(self.macs, self.params, None if self.ratio is None else 1 - self.ratio)
+
+    def search(self, model: nn.Module, structure: Structure, task: Task, run: Run) -> Found:
+        """Score, select; the weights stay as they are."""
+        structure = structure.ignoring(self.ignore)
+        tensors = dict(model.named_parameters())
+        scores = Scores(tuple(importance(group, tensors) for group in structure.groups))
+        choose = select if self.scope == "global" else select_evenly
+        return Found(copy.deepcopy(model), structure.edits(choose(structure, scores, self._budget(), self.round_to)))
+
+    def objective(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
+        """Fine-tuning need not do anything for this pass."""
+        return nullcontext(loss)
+
+
+def importance(group: Group, tensors: dict[str, nn.Parameter]) -> np.ndarray:
+    """(units,) the L1 norm of everything that goes with each unit, over the group's mean."""
+    total = np.zeros(group.size)
+    for axis in group.axes:
+        if axis.tensor in tensors and tensors[axis.tensor].dim() > 1:
+            weight = tensors[axis.tensor].detach().double().abs()
+            norms = weight.sum(dim=[d for d in range(weight.dim()) if d != axis.dim]).cpu().numpy()
+            inside = axis.units >= 0
+            np.add.at(total, axis.units[inside], norms[inside])
+    return total / max(total.mean(), float(torch.finfo(torch.float64).tiny))
