@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
+    "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
@@ -95,7 +96,7 @@ def latency(pairs: Sequence[tuple[Timing, Timing]]) -> str:
                 pane.plot([low, high], [row + offset] * 2, "|", color=INK, markersize=5, mew=1.1)
                 text = wording.duration(timing.median_ms)
                 pane.text(max(high, timing.median_ms * scale) + 1.2, row + offset, text, va="center", color=INK)
-            ticks.append(f"{wording.backend(before.backend)}, batch {before.batch}")
+            ticks.append(wording.shortened(f"{wording.backend(before.backend)}, batch {before.batch}", 40))
         pane.set_yticks(range(len(pairs)), ticks, color=INK)
         pane.legend(bars[:2], ["before", "after"], **ABOVE)
         pane.set_ylim(len(pairs) - 0.5, -0.5)
@@ -146,7 +147,8 @@ def steering(phase: Phase, target: float | None, subject: str) -> str:
                 _line(pane, phase.series[name], f"{subject} that the masks leave", percent=True)
                 if target is not None:
                     pane.axhline(target, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 3)))
-                    pane.text(1, target, f"budget {100 * target:.3g} %", color=ACCENT, va="bottom")
+                    text = f"budget {100 * target:.3g} %"
+                    pane.text(0.02, target, text, color=ACCENT, va="bottom", transform=pane.get_yaxis_transform())
                 pane.set_ylim(0, 1.08)
             else:
                 _line(pane, phase.series[name], "λ, weight of the sparsity term")
@@ -259,7 +261,7 @@ def _svg(name: str, height: float, draw: Draw) -> str:
     text = text[text.index("<svg") :]
     prefix = re.sub(r"[^A-Za-z0-9]", "-", name)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     return re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
         r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',

@@ -1,0 +1,51 @@
+"""Reports made by hand, with known figures."""
+
+from squeeze.report.data import (
+    Group,
+    Histogram,
+    Layer,
+    Method,
+    Origin,
+    Phase,
+    Pinned,
+    Removed,
+    Report,
+    Stage,
+    Timing,
+)
+
+
+def timing(median: float, spread: float = 0.01, backend: str = "onnxruntime", batch: int = 1) -> Timing:
+    return Timing(backend, batch, 1, median, median * (1 - spread), median * (1 + spread))
+
+
+def report(layers: int = 3, name: str = "conv{}", prose: str = "because") -> Report:
+    """A full report in which every section has something to show, with as many layers as asked for."""
+    rows = tuple(
+        Layer(name.format(i), "Conv2d", 2_000_000, 1_000_000 * (i % 3), 5000, 2500, 64, 32 * (i % 3), i % 3 == 0)
+        for i in range(layers)
+    )
+    epochs = range(20)
+    search = Phase(
+        "gal",
+        {
+            "lambda": tuple(1e-4 * 1.2**e for e in epochs),
+            "share": tuple(1 - 0.025 * e for e in epochs),
+            prose: (1.0, None),
+        },
+        {level: tuple(1 - e * shift for e in epochs) for level, shift in (("0", 0.05), ("50", 0.03), ("100", 0.0))},
+        (Histogram("filters", 30, (0.0, 0.5, 1.0), (10, 24)),),
+    )
+    return Report(
+        origin=Origin(name.format("net"), "digits", "accuracy", f"squeeze prune {prose}", versions={"torch": prose}),
+        methods=(Method("gal", {"macs": 0.5, prose: prose}),),
+        before=Stage({"accuracy": 0.9512}, 82_400_000, 1_230_000, {"onnx": 4_920_000}, (timing(2.0),)),
+        cut=Stage({"accuracy": 0.71}, 41_200_000, 600_000),
+        after=Stage({"accuracy": 0.9487}, 41_200_000, 600_000, {"onnx": 2_400_000}, (timing(1.25),)),
+        layers=rows,
+        groups=(Group(name.format(0), 64, 32),),
+        removed=(Removed(name.format("block"), (name.format(1),), "gal"),),
+        history=(search, Phase("finetune", {"loss": (0.9, 0.5, 0.4)})),
+        pinned=(Pinned(prose, 10, (name.format("fc"),), (prose,)),),
+        notes=(prose,),
+    )

@@ -1,0 +1,136 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from squeeze.report import Report, plots, render
+from squeeze.report.data import Method, Origin, Stage
+from tests.report.sample import report, timing
+
+HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror='y'>\"&$\\frac{{a}}$ 层\n{}"
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "data", "action") and value:
+                self.references.append(value)
+            if name == "id" and value:
+                self.ids.append(value)
+            assert not name.startswith("on"), name
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", text)
+
+
+def test_it_is_one_well_formed_page_that_loads_nothing() -> None:
+    text = render(report())
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
+    assert all(reference.startswith("#") for reference in page.references)
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+
+
+def test_it_shows_the_headline_figures() -> None:
+    words = Page(render(report())).words
+    for figure in (
+        "95.12 %",
+        "94.87 %",
+        "−0.25 points",
+        "82.4 M",
+        "41.2 M",
+        "−50.0 %",
+        "1.25 ms",
+        "1.60× as fast",
+        "71.00 %",
+    ):
+        assert figure in words
+
+
+def test_every_part_of_a_full_report_is_there_in_order() -> None:
+    assert headings(render(report())) == [
+        "Quality, step by step",
+        "Speed, measured",
+        "Layers",
+        "Removed as a whole",
+        "Coupled channels",
+        "Search: GAL",
+        "Fine-tuning",
+        "What had to stay, and why",
+        "How this was made",
+    ]
+
+
+def test_empty_parts_are_left_out() -> None:
+    assert headings(render(Report(Origin("m"), (), Stage(), None, Stage()))) == ["How this was made"]
+
+
+def test_hostile_names_stay_text() -> None:
+    made = report(name=HOSTILE, prose=HOSTILE)
+    hostile = replace(
+        made,
+        methods=(Method(HOSTILE, {HOSTILE: [HOSTILE]}),),
+        history=(replace(made.history[0], name=HOSTILE), *made.history[1:]),
+        before=replace(made.before, latency=(timing(2.0, backend=HOSTILE),), metrics={HOSTILE: 1.0}),
+        after=replace(made.after, latency=(timing(1.0, backend=HOSTILE),), metrics={HOSTILE: 1.0}),
+    )
+    page = Page(render(hostile))
+    assert page.open == []
+    assert not {"script", "img"} & set(page.tags)
+    assert page.words.count("<script>alert(1)</script>") > 20
+
+
+def test_the_same_report_gives_the_same_page() -> None:
+    assert render(report()) == render(report())
+
+
+def test_a_hundred_layers_stay_under_a_megabyte() -> None:
+    assert len(render(report(100, "features.denseblock3.denselayer{}.conv2")).encode()) < 1_000_000
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_a_picture_has_two_bars_a_layer_and_pane(count: int) -> None:
+    layers = report(count).layers
+    tree = ElementTree.fromstring(plots.layers(layers))
+    bars = [path for path in tree.iter("path") if re.search(r"fill: (#c3cad4|#0f766e)", path.get("style", ""))]
+    legend = 2
+    assert len(bars) == 4 * count + legend
+
+
+def test_series_with_gaps_and_zeros_can_be_drawn() -> None:
+    phase = report().history[0]
+    gaps = replace(phase, series={"lambda": (0.0, None, 1.0), "share": (None, None, None), "zeros": (0.0, 0.0, 0.0)})
+    text = plots.steering(gaps, 0.5, "MACs") + plots.masks(gaps)
+    assert "budget 50 %" in text and "Masks that are exactly 0" in text
