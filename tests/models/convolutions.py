@@ -120,7 +120,7 @@ CONVOLUTIONS: dict[str, Case] = {
     "grouped_transposed_conv": around(grouped_transposed, out=24, removable=MIDDLE),
     "depthwise_transposed_conv": around(lambda: nn.ConvTranspose2d(16, 16, 2, stride=2, groups=16), removable=MIDDLE),
     "transposed_conv": around(lambda: nn.ConvTranspose2d(16, 12, 3, stride=2), out=12, removable=MIDDLE),
-    "channel_shuffle": around(Shuffled, removable=("conv1.weight", "middle.first.weight", "middle.second.weight")),
+    "channel_shuffle": around(Shuffled, removable=("middle.second.weight",)),
     "channel_shuffle_op": around(lambda: nn.ChannelShuffle(4)),
     "pixel_shuffle": around(lambda: nn.PixelShuffle(2), out=4),
     "pixel_shuffle_by_hand": function(shuffle_by_hand, out=4),
