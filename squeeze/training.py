@@ -1,14 +1,25 @@
-"""The one training loop."""
+"""The one training loop: it checkpoints, resumes bit for bit, and stops before a bad state replaces a good one."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import math
+import operator
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
 
+from squeeze import checkpoint
+from squeeze.errors import InputError, TrainingError
+from squeeze.interrupts import Interrupts
+from squeeze.progress import Monitor
+from squeeze.randomness import random_state, randomness_kept, restore_random_state, seed_all
 from squeeze.task import Batch
 
 
@@ -21,7 +32,7 @@ class Run:
         seed: Of every random number in the run.
         resume: Continue from the folder's checkpoints.
         quiet: No progress bar.
-        checkpoint_seconds: At least this long between checkpoints within an epoch.
+        checkpoint_seconds: At least this long between checkpoints within an epoch; 0 for one a step.
     """
 
     folder: Path | None = None
@@ -34,6 +45,8 @@ class Run:
 class Learner(Protocol):
     """What the loop trains: some modules, their optimisers, and one step.
 
+    The modules lie on one device, to which the loop brings every batch.
+
     Attributes:
         modules: Everything with state, by name; saved and restored.
         optimizers: By name; saved and restored.
@@ -43,10 +56,13 @@ class Learner(Protocol):
     optimizers: Mapping[str, Optimizer]
 
     def start_epoch(self, epoch: int) -> None:
-        """Set modes and learning rates."""
+        """Set modes and learning rates; a resumed epoch is started again, so do it the same way twice."""
 
     def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
-        """One update; returns scalars to log. Back-propagates with ``accelerator.backward``."""
+        """One update; returns scalars to log.
+
+        Runs the model under ``accelerator.autocast()`` and back-propagates with ``accelerator.backward``.
+        """
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Judge the epoch; returns scalars to log."""
@@ -58,11 +74,18 @@ class Learner(Protocol):
         """Undo `state_dict`."""
 
 
-def train(learner: Learner, batches: Callable[[int], Iterable[Batch]], epochs: int, run: Run, name: str) -> list[dict[str, float]]:
+def train(
+    learner: Learner, batches: Callable[[int], Iterable[Batch]], epochs: int, run: Run, name: str
+) -> list[dict[str, float]]:
     """Train for some epochs, checkpointing atomically; a killed run resumes bit for bit on CPU.
 
+    Python's, numpy's and torch's generators are seeded from the run's seed, the phase's name and the epoch before
+    `batches` is called, and put back when training ends. A resumed epoch iterates `batches` again and passes over
+    what was consumed, so they must depend on the epoch and these generators only (data loaders with
+    ``persistent_workers`` don't: they resume, but not bit for bit).
+
     Args:
-        learner: What is trained, in place.
+        learner: What is trained, in place, on the device where its modules are.
         batches: The batches of an epoch, given its number.
         epochs: How many.
         run: Where and how.
@@ -72,6 +95,198 @@ def train(learner: Learner, batches: Callable[[int], Iterable[Batch]], epochs: i
         The scalars of each epoch (means over its steps, and what `end_epoch` gave).
 
     Raises:
+        InputError: There is no batch, or the folder cannot be written to.
         TrainingError: A logged scalar or parameter is not finite; a checkpoint does not fit.
+        ArtifactError: The checkpoint to resume from is damaged.
         KeyboardInterrupt: Passed on after a checkpoint was written.
     """
+    loop = _Loop(learner, epochs, run, name)
+    with randomness_kept(), Interrupts() as interrupts:
+        loop.begin()
+        with Monitor(name, epochs, run.quiet or not loop.writes, loop.folder, loop.at.total) as monitor:
+            try:
+                while loop.at.epoch < epochs:
+                    loop.epoch(batches, monitor, interrupts)
+            except KeyboardInterrupt:
+                if not interrupts.torn:
+                    loop.save()
+                raise KeyboardInterrupt(loop.farewell()) from None
+    return loop.at.history
+
+
+@dataclass
+class _Position:
+    """How far a phase has come; `step` counts the batches consumed in `epoch`, `total` those in all epochs."""
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for count in (self.epoch, self.step, self.total):
+            if not isinstance(count, int) or count < 0:
+                raise TypeError(f"a position of {count!r}")
+
+
+class _Loop:
+    """One phase of training, and its checkpoint."""
+
+    def __init__(self, learner: Learner, epochs: int, run: Run, name: str) -> None:
+        self.at = _Position()
+        self._learner, self._epochs, self._run, self._name = learner, epochs, run, name
+        self._accelerator = Accelerator(device_placement=False)
+        if self._accelerator.mixed_precision == "fp16":
+            raise InputError("mixed precision: must be no or bf16, got fp16; start with --mixed_precision bf16.")
+        self.writes = self._accelerator.is_main_process
+        self.folder = run.folder if self.writes else None
+        self._path = None if run.folder is None else run.folder / "checkpoints" / f"{name}.safetensors"
+        parameters = [p for module in learner.modules.values() for p in module.parameters()]
+        self._device = parameters[0].device if parameters else torch.device("cpu")
+        self._random = random_state()
+        self._saved_at = time.monotonic()
+        self._saved = (0, 0)
+
+    def begin(self) -> None:
+        """Take up the checkpoint, or make sure that a later resume does not find one of an earlier run."""
+        if self._path is None or not self._path.exists():
+            return
+        if self._run.resume:
+            self._restore(self._path)
+        elif self.writes:
+            self._path.unlink()
+
+    def epoch(self, batches: Callable[[int], Iterable[Batch]], monitor: Monitor, interrupts: Interrupts) -> None:
+        """The rest of the current epoch, and a checkpoint at its end."""
+        learner, epoch = self._learner, self.at.epoch
+        seeds = (self._run.seed, zlib.crc32(self._name.encode()), epoch)
+        seed_all(*seeds, 0)
+        with interrupts.whole():
+            learner.start_epoch(epoch)
+        seed_all(*seeds, 1)
+        source = batches(epoch)
+        monitor.epoch(epoch, operator.length_hint(source), self.at.step)
+        iterator = iter(source)
+        if self.at.step:
+            self._catch_up(iterator)
+        at = self.at
+        for batch in iterator:
+            with interrupts.whole():
+                scalars = learner.step(send_to_device(batch, self._device), self._accelerator)
+                self._advance(self._finite(scalars, at.step + 1))
+            monitor.step(at.total, scalars)
+            if time.monotonic() - self._saved_at >= self._run.checkpoint_seconds:
+                self.save()
+        if not at.step:
+            raise InputError(f"{self._name}: needs data to train on, got no batch in epoch {epoch + 1}; pass data=.")
+        with interrupts.whole():
+            means = {key: total / count for key, (total, count) in at.sums.items()}
+            at.history.append({**means, **self._finite(learner.end_epoch(epoch), at.step)})
+            at.epoch, at.step, at.sums = epoch + 1, 0, {}
+        monitor.epoch_ended(at.total, at.history[-1])
+        self.save()
+
+    def _catch_up(self, iterator: Iterator[Batch]) -> None:
+        """Pass over the batches that were consumed, then be where the checkpoint was written."""
+        wanted = self.at.step
+        passed = sum(1 for _ in zip(range(wanted), iterator, strict=False))
+        if passed < wanted:
+            raise self._unfit(f"{wanted} batches in epoch {self.at.epoch + 1}", f"{passed}, so other data")
+        if self._path is not None:
+            restore_random_state(self._restore(self._path))
+
+    def _advance(self, scalars: Mapping[str, float]) -> None:
+        at = self.at
+        for key, value in scalars.items():
+            total, count = at.sums.get(key, (0.0, 0))
+            at.sums[key] = (total + value, count + 1)
+        at.step, at.total = at.step + 1, at.total + 1
+        self._random = random_state()
+
+    def _finite(self, scalars: Mapping[str, float], step: int) -> dict[str, float]:
+        for key, value in scalars.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{key} must be finite, got {float(value)} at step {step}")
+        return {key: float(value) for key, value in scalars.items()}
+
+    def save(self) -> None:
+        """Write the checkpoint if anything happened since the last one; never write a bad state.
+
+        Raises:
+            TrainingError: A parameter is not finite.
+            InputError: The file cannot be written.
+        """
+        position = (self.at.epoch, self.at.step)
+        if not self.writes or self._path is None or position == self._saved:
+            return
+        for module_name, module in self._learner.modules.items():
+            for parameter_name, parameter in module.named_parameters():
+                if not torch.isfinite(parameter.detach()).all():
+                    name = f"{module_name}.{parameter_name}"
+                    raise self._diverged(f"parameter {name} must be finite, got inf or nan after step {self.at.step}")
+        state = {"at": asdict(self.at), "random": self._random, **self._setup(), **self._trained()}
+        checkpoint.save(self._path, state)
+        self._saved, self._saved_at = position, time.monotonic()
+
+    def _setup(self) -> dict[str, Any]:
+        """What must be the same when the run is resumed."""
+        return {"name": self._name, "epochs": self._epochs, "seed": self._run.seed}
+
+    def _trained(self) -> dict[str, Any]:
+        learner = self._learner
+        return {
+            "modules": {key: module.state_dict() for key, module in learner.modules.items()},
+            "optimizers": {key: optimizer.state_dict() for key, optimizer in learner.optimizers.items()},
+            "learner": learner.state_dict(),
+        }
+
+    def _restore(self, path: Path) -> dict[str, Any]:
+        """Load everything but the random state, and return that."""
+        state = checkpoint.load(path)
+        try:
+            self._compare(state)
+            for key, module in self._learner.modules.items():
+                module.load_state_dict(state["modules"][key])
+            for key, optimizer in self._learner.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][key])
+            self._learner.load_state_dict(state["learner"])
+            self.at, self._random = _Position(**state["at"]), state["random"]
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise self._unfit(
+                "the state of this run", f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+        self._saved = (self.at.epoch, self.at.step)
+        return self._random
+
+    def _compare(self, state: Mapping[str, Any]) -> None:
+        """Find what differs between the checkpoint and this run, before anything is loaded."""
+        ours, theirs = dict(self._setup()), {key: state[key] for key in self._setup()}
+        for tree, flat in ((self._trained(), ours), (state, theirs)):
+            flat["modules"] = sorted(tree["modules"])
+            flat["optimizers"] = sorted(tree["optimizers"])
+            for key, values in tree["modules"].items():
+                shaped = {n: (tuple(v.shape), v.dtype) for n, v in values.items() if isinstance(v, torch.Tensor)}
+                flat.update({f"{key}.{name}": shape for name, shape in shaped.items()})
+        for key in (*ours, *theirs):
+            if ours.get(key) != theirs.get(key):
+                raise self._unfit(f"{key} {ours.get(key, 'not at all')}", f"{theirs.get(key, 'none')}")
+
+    def _unfit(self, must: str, got: str) -> TrainingError:
+        remedy = "go back to the settings, model and data it was made with, or start over (force)"
+        return TrainingError(f"{self._path}: must hold {must}, got {got}; {remedy}.")
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = f"the last good checkpoint is {self._path}" if any(self._saved) else "there is no checkpoint yet"
+        return TrainingError(
+            f"{self._name}: {what} of epoch {self.at.epoch + 1}; lower the learning rate, or look for bad values in "
+            f"the data ({kept})."
+        )
+
+    def farewell(self) -> str:
+        """What to tell someone who pressed Ctrl-C."""
+        where = f"{self._name}: stopped in epoch {self.at.epoch + 1} after step {self.at.step}"
+        if not any(self._saved):
+            return f"{where}; nothing was saved."
+        epoch, step = self._saved
+        return f"{where}; saved to {self._path} (epoch {epoch + 1}, step {step}), resume the run to continue."

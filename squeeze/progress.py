@@ -1,0 +1,84 @@
+"""What a person sees of a training run: a progress bar, and scalars in TensorBoard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from squeeze.errors import InputError
+
+
+class Monitor:
+    """Shows a phase while it is entered.
+
+    Args:
+        name: Of the phase.
+        epochs: How many there will be.
+        quiet: No bar.
+        folder: Scalars go to ``<folder>/tensorboard/<name>``; None for nowhere.
+        total: Steps already made; what a killed run logged beyond them is hidden.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+
+    def __init__(self, name: str, epochs: int, quiet: bool, folder: Path | None, total: int = 0) -> None:
+        self._name, self._epochs = name, epochs
+        self._writer = None if folder is None else _writer(folder / "tensorboard" / name, total)
+        # Standard output is the user's: the bar goes to standard error.
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[scalars]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+        self._line = self._bar.add_task(name, total=None, scalars="")
+
+    def __enter__(self) -> "Monitor":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def epoch(self, epoch: int, steps: int, done: int) -> None:
+        """An epoch begins or is taken up again; `steps` is 0 if nobody knows how many there will be."""
+        text = f"{self._name} · epoch {epoch + 1}/{self._epochs}"
+        self._bar.reset(self._line, total=steps or None, completed=done, description=text)
+
+    def step(self, total: int, scalars: Mapping[str, float]) -> None:
+        """A step ended, the `total`-th of all."""
+        self._bar.update(self._line, advance=1, scalars=_listed(scalars))
+        self._write("step", total, scalars)
+
+    def epoch_ended(self, total: int, scalars: Mapping[str, float]) -> None:
+        """An epoch ended after `total` steps of all."""
+        self._bar.update(self._line, scalars=_listed(scalars))
+        self._write("epoch", total, scalars)
+
+    def _write(self, group: str, total: int, scalars: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            for key, value in scalars.items():
+                self._writer.add_scalar(f"{group}/{key}", value, total)
+
+
+def _listed(scalars: Mapping[str, float]) -> str:
+    return "  ".join(f"{key} {value:.4g}" for key, value in scalars.items())
+
+
+def _writer(folder: Path, total: int) -> SummaryWriter:
+    try:
+        return SummaryWriter(str(folder), purge_step=total + 1 if total else None)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{folder}: must be writable, got {reason}; choose another folder.") from error
