@@ -29,7 +29,7 @@ class Discriminator(nn.Module):
         for layer in layers:
             nn.init.normal_(layer.weight, std=0.1, generator=generator)
             nn.init.zeros_(layer.bias)
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, d) features to (N,) logits."""
@@ -68,5 +68,5 @@ def discriminator_loss(
     loss = realness(discriminator(baseline)) + fakeness(fake)
     if regularizer == "ar":
         return loss + realness(fake)
-    power = 1 if regularizer == "l1" else 2
-    return loss + decay / power * sum(layer.weight.abs().pow(power).sum() for layer in discriminator.layers)  # type: ignore[operator, return-value]
+    weights = torch.cat([p.flatten() for p in discriminator.parameters() if p.dim() > 1])
+    return loss + decay * (weights.abs().sum() if regularizer == "l1" else weights.square().sum() / 2)

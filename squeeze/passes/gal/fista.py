@@ -59,7 +59,7 @@ class FISTA(Optimizer):
             group["alpha"] = 1.0
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Callable[[], Any] | None = None, penalty: Callable[[Tensor, Tensor], float] | None = None
     ) -> Any:
         """One proximal step.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD, Optimizer
 
+from squeeze.errors import InputError
 from squeeze.passes.gal.discriminator import Discriminator, discriminator_loss, realness
 from squeeze.passes.gal.fista import FISTA
 from squeeze.passes.gal.steering import Steering
@@ -50,7 +51,7 @@ class GALLearner:
         self.baseline, self.steering, self.settings = baseline, steering, settings
         self.masks, self.discriminator = steering.masks, discriminator
         self.generator = Features(generator, baseline.task, baseline.scale)
-        self.modules: dict[str, nn.Module] = {
+        self.modules: Mapping[str, nn.Module] = {
             "generator": generator,
             "masks": self.masks,
             "discriminator": discriminator,
@@ -62,23 +63,19 @@ class GALLearner:
             weights=steering.weights(),
             metric=steering.metric(),
         )
-        self.optimizers: dict[str, Optimizer] = {
-            "discriminator": SGD(
-                discriminator.parameters(),
-                lr=settings.lr_discriminator,
-                momentum=MOMENTUM,
-                weight_decay=WEIGHT_DECAY if settings.regularizer == "ar" else 0.0,
-            ),
-            "masks": self.fista,
-        }
-        trained = [p for p in generator.parameters() if p.requires_grad]
-        if trained:
-            # Decay on the scale of a normalisation or on a bias regularises nothing.
-            groups = [
-                {"params": [p for p in trained if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
-                {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-            ]
-            self.optimizers["generator"] = SGD(groups, lr=settings.lr_generator, momentum=MOMENTUM)
+        judge = SGD(
+            discriminator.parameters(),
+            lr=settings.lr_discriminator,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY if settings.regularizer == "ar" else 0.0,
+        )
+        # Decay on the scale of a normalisation or on a bias regularises nothing.
+        groups = [
+            {"params": [p for p in generator.parameters() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in generator.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        weights = SGD(groups, lr=settings.lr_generator, momentum=MOMENTUM)
+        self.optimizers: Mapping[str, Optimizer] = {"discriminator": judge, "generator": weights, "masks": self.fista}
         self._steps = steps
         self._done = 0
         self._gathered = 0
@@ -103,6 +100,11 @@ class GALLearner:
                 real = self.baseline(batch)
             scaled = {f"model.{name}": value for name, value in self.masks.scaled(self.generator.model).items()}
             fake = functional_call(self.generator, scaled, (batch,))
+        if not fake.requires_grad:
+            raise InputError(
+                "GAL: the features must be differentiable, got some without gradient; let the model compute outside of "
+                "no_grad, or use a method without training (magnitude)."
+            )
         judged = self._update_discriminator(real, fake.detach(), accelerator)
         adversarial, data = self._update_generator(real, fake, accelerator)
         self._gathered += 1
@@ -128,12 +130,10 @@ class GALLearner:
         self.discriminator.requires_grad_(False)
         adversarial, data = realness(self.discriminator(fake)), alignment(fake, real)
         self.discriminator.requires_grad_(True)
-        if "generator" in self.optimizers:
-            self.optimizers["generator"].zero_grad()
+        self.optimizers["generator"].zero_grad()
         accelerator.backward(adversarial + self.settings.mu * data)
-        if "generator" in self.optimizers:
-            _average(self.generator.parameters(), accelerator)
-            self.optimizers["generator"].step()
+        _average(self.generator.parameters(), accelerator)
+        self.optimizers["generator"].step()
         return adversarial.detach(), self.settings.mu * data.detach()
 
     def _update_masks(self, accelerator: Accelerator) -> None:

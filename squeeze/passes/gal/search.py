@@ -155,14 +155,11 @@ class GAL:
         masks.fold(generator)
         for trained, given in zip(generator.modules(), model.modules(), strict=True):
             trained.training = given.training
-        history = {
-            "epochs": epochs,
-            "masks": {part.kind: {} for part in masks.parts},
-            "left_out": [list(pair) for pair in masks.left_out],
-            "init": self.init,
-        }
+        final_masks: dict[str, dict[str, list[float]]] = {}
         for part in masks.parts:
-            history["masks"][part.kind][part.name] = np.round(values[part.span], 6).tolist()
+            final_masks.setdefault(part.kind, {})[part.name] = np.round(values[part.span], 6).tolist()
+        left_out = [list(pair) for pair in masks.left_out]
+        history = {"epochs": epochs, "masks": final_masks, "left_out": left_out, "init": self.init}
         return Found(generator, structure.edits(choice), history=history)
 
 

@@ -1,12 +1,12 @@
 """The frozen baseline, and how features are read from it and from the generator."""
 
-import copy
 from collections.abc import Iterable
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from squeeze.copying import eval_copy
 from squeeze.errors import InputError
 from squeeze.task import Batch, Task
 
@@ -44,7 +44,7 @@ def frozen_baseline(model: nn.Module, task: Task, batches: Iterable[Batch]) -> t
     first = next(iter(batches), None)
     if first is None:
         raise InputError("GAL: needs data to learn its masks from, got none; pass data=..., unlabelled will do.")
-    baseline = Features(copy.deepcopy(model).eval().requires_grad_(False), task)
+    baseline = Features(eval_copy(model).requires_grad_(False), task)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
         features = baseline(send_to_device(first, device))
