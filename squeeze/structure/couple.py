@@ -14,6 +14,7 @@ from squeeze.structure.labels import Nodes
 from squeeze.structure.run import Record
 
 KERNEL = "the kernel's size"
+PRODUCT = "two activations are multiplied and summed over it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,8 @@ def couple(record: Record, model: nn.Module, extra_pins: list[tuple[np.ndarray, 
     nodes, ledger = record.nodes, record.context.ledger
     unit = _components(record)
     parameters = {name for name, _ in model.named_parameters()}
-    used = {name for ran in record.ops for name in ran.parameters}
     pins = [*extra_pins, *ledger.pins]
-    unused = [span for (name, _), span in nodes.spans.items() if name not in used]
+    unused = [span for (name, _), span in nodes.spans.items() if name not in record.used]
     pins += [
         (np.arange(first, first + size), "is not used in a run on the example inputs", "") for first, size in unused
     ]
@@ -138,7 +138,7 @@ def _described(marks: _Marks, axes: tuple[Axis, ...], nodes: np.ndarray, size: i
     if statistic >= 0:
         note = marks.notes[statistic]
     elif marks.product[nodes].any():
-        note = "two activations are multiplied and summed over it"
+        note = PRODUCT
     elif both.any():
         note = "one weight both sends and reads it"
     elif not any(axis.reads for axis in axes):

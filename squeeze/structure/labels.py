@@ -63,6 +63,11 @@ class Ledger:
     passes: list[np.ndarray] = field(default_factory=list)
     products: list[np.ndarray] = field(default_factory=list)
 
+    def merge(self, other: "Ledger") -> None:
+        """Add what another run found out (its statistics aside)."""
+        for name in ("ties", "pins", "reads", "passes", "products"):
+            getattr(self, name).extend(getattr(other, name))
+
     def tie(self, a: Tensor, b: Tensor, where: Callable[[], str]) -> None:
         """Node a[i] goes if and only if node b[i] goes; a node that meets none is pinned."""
         one, two = a.flatten().numpy(), b.flatten().numpy()

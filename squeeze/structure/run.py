@@ -60,6 +60,7 @@ class Record:
         context: Labels, ledger and contractions.
         operands: For each concatenation's number, the ids of each operand along the joined dim.
         shapes: Of all parameters and buffers.
+        used: Names of the parameters and buffers that some op used.
     """
 
     context: Context
@@ -69,6 +70,7 @@ class Record:
     calls: list[ModuleCall] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     operands: dict[int, list[Tensor | None]] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
 
 
 class _Labelling(TorchDispatchMode):
@@ -102,6 +104,7 @@ class _Labelling(TorchDispatchMode):
                 concat,
             )
         )
+        self.record.used.update(self.record.ops[-1].parameters)
         rules.apply(context, ran)
         for output in ran.outputs:
             self.made_by[output] = number
@@ -112,8 +115,14 @@ class _Labelling(TorchDispatchMode):
         return tuple(self.made_by.get(t, -1) for t in tensors_of(tree))
 
 
-def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int]) -> Record:
-    """Run a model once, eagerly and in eval mode, and label everything it touches.
+def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int], training: bool = False) -> Record:
+    """Run a model once, eagerly, and label everything it touches.
+
+    Args:
+        model: Left as it was.
+        inputs: Its example inputs.
+        readings: For the ops that can be read in several ways, which one to take.
+        training: Run in training mode.
 
     Raises:
         TraceError: The model fails on these inputs; names the op's line in the user's code.
@@ -126,7 +135,7 @@ def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int])
         names[tensor] = name
         record.context.set(tensor, nodes.labels(name, tensor))
     mode = _Labelling(record, names)
-    with quietly(model), torch.no_grad(), _calls(model, mode), mode:
+    with quietly(model, training), torch.no_grad(), _calls(model, mode), mode:
         try:
             output = call(model, inputs)
         except Exception as error:
@@ -155,17 +164,18 @@ def _tie_recurrent(model: nn.Module, record: Record, names: WeakIdKeyDictionary)
 
 
 @contextmanager
-def quietly(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and only ops that a rule can see; afterwards model and settings are as they were."""
+def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Eval (or training) mode, and only ops that a rule can see; afterwards everything is as it was."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     try:
-        model.eval()
+        model.train(training)
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             torch.backends.mkldnn.set_flags(False)
-        yield
+        with torch.random.fork_rng(enabled=training):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.backends.mkldnn.set_flags(mkldnn)

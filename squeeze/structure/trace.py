@@ -1,20 +1,19 @@
 """`trace`: what can be removed from a model."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
 
+from squeeze.errors import TraceError
 from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple, edges
 from squeeze.structure.groups import Structure
 from squeeze.structure.run import Record, run_on_labels
-from squeeze.structure.trial import Failure, Trial
+from squeeze.structure.trial import Trial
 from squeeze.task import Inputs
 
-_ROUNDS = 8
-
-Pins = list[tuple[np.ndarray, str, str]]
+_ROUNDS = 24
 
 
 def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
@@ -30,37 +29,79 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
         Groups of units, residual blocks and branches that can go, and what is pinned, with reasons.
 
     Raises:
-        TraceError: The model does not run on the inputs.
+        TraceError: The model does not run on the inputs, or not twice in the same way.
     """
-    readings: dict[int, int] = {}
-    pins: Pins = []
-    refused: set[str] = set()
+    known = _Known()
     for _ in range(_ROUNDS):
-        record = run_on_labels(model, example_inputs, readings)
-        coupling = couple(record, model, pins)
-        if _reread(record, _stuck(record, coupling), readings):
+        record = _run(model, example_inputs, known)
+        coupling = couple(record, model, known.pins)
+        if known.reread(record, _stuck(record, coupling)):
             continue
-        structure = _structure(record, coupling, model, refused)
-        failures = Trial(model, example_inputs, structure).failures()
-        if not failures:
+        structure = _structure(record, coupling, model, known)
+        if not known.learn(Trial(model, example_inputs, structure), record, coupling):
             return structure
-        blamed = [f for f in failures if isinstance(f.item, int)]
-        refused |= {f.item for f in failures if isinstance(f.item, str)}
-        doubtful = [f for f in blamed if not _reread(record, _nodes(coupling, f), readings)]
-        pins += [(_nodes(coupling, failure), failure.reason, failure.where) for failure in doubtful]
-    record = run_on_labels(model, example_inputs, readings)
-    coupling = couple(record, model, pins)
-    last = _structure(record, coupling, model, refused)
-    blamed_at_last = {f.item for f in Trial(model, example_inputs, last).failures()}
-    pins += [
-        (_nodes(coupling, Failure(g, "", "")), "breaks the model", "") for g in blamed_at_last if isinstance(g, int)
-    ]
-    return _structure(
-        record, couple(record, model, pins), model, refused | {n for n in blamed_at_last if isinstance(n, str)}
+    raise TraceError(
+        f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "
+        f"{_ROUNDS} trials; make its forward deterministic in eval mode."
     )
 
 
-def _structure(record: Record, coupling: Coupling, model: nn.Module, refused: set[str]) -> Structure:
+@dataclass
+class _Known:
+    """What the rounds so far have taught.
+
+    Attributes:
+        readings: For ops that can be read in several ways, which one to take.
+        pins: Nodes that a trial showed to be fixed, why, and where.
+        refused: Names of blocks and branches that cannot go.
+        scaled: Nodes whose number is used as a number in the code.
+    """
+
+    readings: dict[int, int] = field(default_factory=dict)
+    pins: list[tuple[np.ndarray, str, str]] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    scaled: list[np.ndarray] = field(default_factory=list)
+
+    def reread(self, record: Record, nodes: np.ndarray) -> bool:
+        """Take the next reading wherever one is left and these nodes are concerned."""
+        changed = False
+        for site in record.context.sites:
+            if self.readings.get(site.key, 0) + 1 < site.options and np.isin(site.ids, nodes).any():
+                self.readings[site.key] = self.readings.get(site.key, 0) + 1
+                changed = True
+        return changed
+
+    def learn(self, trial: Trial, record: Record, coupling: Coupling) -> bool:
+        """Take over what a trial found; False if it found nothing."""
+        failures = trial.failures()
+        for failure in failures:
+            if isinstance(failure.item, str):
+                self.refused.add(failure.item)
+                continue
+            nodes = _nodes(coupling, failure.item)
+            if not self.reread(record, nodes):
+                self.pins.append((nodes, failure.reason, failure.where))
+        self.scaled += [_nodes(coupling, number) for number in trial.scaled]
+        return bool(failures) or bool(trial.scaled)
+
+
+def _run(model: nn.Module, inputs: Inputs, known: _Known) -> Record:
+    """Run on labels; once more in training mode if eval mode leaves parameters unused (auxiliary heads)."""
+    record = run_on_labels(model, inputs, known.readings)
+    if {name for name, _ in model.named_parameters()} - record.used:
+        try:
+            other = run_on_labels(model, inputs, {}, training=True)
+        except TraceError:
+            other = None
+        if other is not None:
+            record.context.ledger.merge(other.context.ledger)
+            record.used |= other.used
+    for nodes in known.scaled:
+        record.context.ledger.statistics.append((nodes, "its size is used as a number in the code"))
+    return record
+
+
+def _structure(record: Record, coupling: Coupling, model: nn.Module, known: _Known) -> Structure:
     graph = Graph(record, model)
     structure = Structure(
         coupling.groups,
@@ -72,14 +113,13 @@ def _structure(record: Record, coupling: Coupling, model: nn.Module, refused: se
     )
     return replace(
         structure,
-        blocks=tuple(b for b in structure.blocks if b.name not in refused),
-        branches=tuple(b for b in structure.branches if b.name not in refused),
+        blocks=tuple(b for b in structure.blocks if b.name not in known.refused),
+        branches=tuple(b for b in structure.branches if b.name not in known.refused),
     )
 
 
-def _nodes(coupling: Coupling, failure: Failure) -> np.ndarray:
-    members = coupling.members[int(failure.item)]
-    return np.flatnonzero(np.isin(coupling.unit, members))
+def _nodes(coupling: Coupling, group: int) -> np.ndarray:
+    return np.flatnonzero(np.isin(coupling.unit, coupling.members[group]))
 
 
 def _stuck(record: Record, coupling: Coupling) -> np.ndarray:
@@ -88,13 +128,3 @@ def _stuck(record: Record, coupling: Coupling) -> np.ndarray:
         site.ids for site in record.context.sites if site.eager and not coupling.free[site.ids[site.ids >= 0]].any()
     ]
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-
-
-def _reread(record: Record, nodes: np.ndarray, readings: dict[int, int]) -> bool:
-    """Take the next reading wherever one is left and these nodes are concerned."""
-    changed = False
-    for site in record.context.sites:
-        if np.isin(site.ids, nodes).any() and readings.get(site.key, 0) + 1 < site.options:
-            readings[site.key] = readings.get(site.key, 0) + 1
-            changed = True
-    return changed

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from squeeze.edits import rewrite
 from squeeze.errors import PlanError
+from squeeze.structure.couple import PRODUCT
 from squeeze.structure.context import first_line, line_of
 from squeeze.structure.groups import Choice, Structure
 from squeeze.structure.run import quietly
@@ -19,6 +21,7 @@ from squeeze.task import Inputs, call, tensors_of
 
 Item = TypeVar("Item", int, str)
 TOLERANCE = 1e-3
+_MOVED = "the output is not that of the masked model"
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,32 @@ class Failure:
 
 
 class Trial:
-    """Tries cuts on a copy of a model whose numbers are stirred, so that a misplaced channel shows."""
+    """Tries cuts on a copy of a model whose numbers are stirred, so that a misplaced channel shows.
+
+    Attributes:
+        scaled: Numbers of groups whose size the code uses as a number (1/√d in attention), found by `failures`.
+    """
 
     def __init__(self, model: nn.Module, inputs: Inputs, structure: Structure) -> None:
         self.inputs = inputs
         self.structure = structure
         self.model = stirred(model)
         self.dense = self._run(self.model)
+        self.trained = self._run_training(self.model)
         self.random = np.random.default_rng(0)
+        self.scaled: set[int] = set()
 
     def failures(self) -> list[Failure]:
-        """Every group, block and branch that breaks the model, or moves its output, when it is cut."""
-        groups = [number for number, group in enumerate(self.structure.groups) if group.size > 1]
-        one = {g: self._one(self.structure.groups[g].size) for g in groups}
-        bad = self._culprits(groups, lambda items: self._cut({g: one[g] for g in items}))
-        failed = {failure.item for failure in bad}
-        half = {g: self._half(self.structure.groups[g].size) for g in groups if g not in failed}
-        bad += self._culprits(list(half), lambda items: self._cut({g: half[g] for g in items}))
-        bad += self._culprits([b.name for b in self.structure.blocks], self._drop_blocks)
+        """What breaks the model, or moves its output, when it is cut: of the first kind of cut that does."""
+        sizes = {number: group.size for number, group in enumerate(self.structure.groups) if group.size > 1}
+        one, half = ({number: make(size) for number, size in sizes.items()} for make in (self._one, self._half))
+        exact = [number for number in sizes if self.structure.groups[number].exact]
+        inexact = [number for number in sizes if not self.structure.groups[number].exact]
+        for numbers, cut in ((exact, one), (inexact, one), (exact, half), (inexact, half), (list(sizes), half)):
+            bad = self._culprits(numbers, partial(self._cut, cut))
+            if bad or self.scaled:
+                return bad
+        bad = self._culprits([b.name for b in self.structure.blocks], self._drop_blocks)
         by_concat: dict[str, list[str]] = {}
         for branch in self.structure.branches:
             by_concat.setdefault(branch.concat, []).append(branch.name)
@@ -83,7 +94,7 @@ class Trial:
         middle = len(items) // 2
         found = self._culprits(items[:middle], attempt) + self._culprits(items[middle:], attempt)
         failed = {failure.item for failure in found}
-        rest = [item for item in items if item not in failed]
+        rest = [item for item in items if item not in failed and item not in self.scaled]
         if len(rest) < len(items):
             return found + (self._together(rest, attempt) if attempt(rest) else [])
         return self._together(rest, attempt)
@@ -101,10 +112,29 @@ class Trial:
             found.append(Failure(items.pop(high - 1), f"must shrink together with another layer: {reason}", where))
         return found
 
-    def _cut(self, gone: dict[int, np.ndarray]) -> str:
+    def _cut(self, gone: dict[int, np.ndarray], numbers: Sequence[int]) -> str:
         nothing = self.structure.nothing()
-        units = tuple(gone.get(number, kept) for number, kept in enumerate(nothing.units))
-        return self._attempt(replace(nothing, units=units))
+        units = tuple(gone[number] if number in numbers else kept for number, kept in enumerate(nothing.units))
+        choice = replace(nothing, units=units)
+        problem = self._attempt(choice)
+        if problem == _MOVED and len(numbers) == 1 and self._only_scaled(numbers[0], choice):
+            self.scaled.add(numbers[0])
+            return ""
+        return problem
+
+    def _only_scaled(self, number: int, choice: Choice) -> bool:
+        """Attention by hand divides by √d, a size that labels cannot see: the only difference is that factor."""
+        group, gone = self.structure.groups[number], choice.units[number]
+        reference = masked(self.model, self.structure, choice)
+        if reference is None or group.note != PRODUCT:
+            return False
+        tensors = dict(reference.named_parameters())
+        factor = (group.size / int((~gone).sum())) ** 0.25
+        with torch.no_grad():
+            for axis in group.axes:
+                if axis.tensor in tensors and not axis.reads:
+                    tensors[axis.tensor].mul_(factor)
+        return agree(self._run(reference), self._run(rewrite(self.model, self.structure.edits(choice))), TOLERANCE)
 
     def _drop_blocks(self, names: Sequence[str]) -> str:
         return self._attempt(replace(self.structure.nothing(), blocks=frozenset(names)))
@@ -115,21 +145,34 @@ class Trial:
     def _attempt(self, choice: Choice) -> str:
         """Carry out a choice and compare with the masked model; "" if all is well."""
         try:
-            found = self._run(rewrite(self.model, self.structure.edits(choice)))
+            smaller = rewrite(self.model, self.structure.edits(choice))
+            found = self._run(smaller)
         except PlanError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
             return f"{type(error).__name__}: {first_line(error)} @ {line_of(error)}"
         if [t.shape for t in found] != [t.shape for t in self.dense]:
             return "the output changes its shape"
+        if self.trained is not None:
+            in_training = self._run_training(smaller)
+            if in_training is None or [t.shape for t in in_training] != [t.shape for t in self.trained]:
+                return "the model does not train"
         reference = masked(self.model, self.structure, choice)
         if reference is None or agree(self._run(reference), found, TOLERANCE):
             return ""
-        return "the output is not that of the masked model"
+        return _MOVED
 
     def _run(self, model: nn.Module) -> list[Tensor]:
         with quietly(model), torch.no_grad():
             return tensors_of(call(model, self.inputs))
+
+    def _run_training(self, model: nn.Module) -> list[Tensor] | None:
+        """As `_run`, in training mode; None if the model needs more than example inputs for that."""
+        try:
+            with quietly(model, training=True), torch.no_grad():
+                return tensors_of(call(model, self.inputs))
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
+            return None
 
 
 def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module | None:
