@@ -189,7 +189,8 @@ def _write(path: Path, inputs: Inputs, attempt: Callable[[Path, bool], None]) ->
     write_atomic(path, write)
     for reason in fixed:
         warnings.warn(
-            f"{path}: works at batch size {batch_of(inputs)} only, because with any other: {reason}",
+            f"{path}: dim 0 of the inputs must be {batch_of(inputs)}, as in the example inputs, because with any other "
+            f"size: {reason}",
             FixedBatchWarning,
             stacklevel=3,
         )

@@ -17,6 +17,7 @@ from squeeze.task import Inputs, call, tensors_of
 
 _ROUNDS = 10
 _NO_LIMIT = 2**62
+_MAY_BE_IDLE = ("Pad", "Reshape", "Expand")
 
 
 class Positional(nn.Module):
@@ -79,12 +80,37 @@ def to_onnx(
         if len(model.graph) == before:
             break
         before = len(model.graph)
-        optimizer.optimize(model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+        _remove_idle(model.graph)
+        optimizer.optimize_ir(model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT, should_fold=_must_fold)
     # Stack traces hold the paths of the machine that exported.
     ClearMetadataAndDocStringPass()(model)
     for value in list(model.graph.initializers.values()):
         value.name = str(value.name).removeprefix("model.")
     return model
+
+
+def _remove_idle(graph: onnx_ir.Graph) -> None:
+    """What the optimizer keeps although it does nothing: padding by nothing, and reshaping to the same shape."""
+    for node in list(graph):
+        if node.op_type in _MAY_BE_IDLE and not node.domain and not node.outputs[0].is_graph_output():
+            source, how, result = node.inputs[0], node.inputs[1], node.outputs[0]
+            if source is not None and how is not None and _is_idle(node.op_type, source, how, result):
+                onnx_ir.convenience.replace_all_uses_with(result, source)
+                graph.remove(node, safe=True)
+
+
+def _is_idle(kind: str, source: onnx_ir.Value, how: onnx_ir.Value, result: onnx_ir.Value) -> bool:
+    if kind == "Pad":
+        return how.const_value is not None and not how.const_value.numpy().any()
+    if source.shape is None or result.shape is None:
+        return False
+    known = all(isinstance(dim, int) or dim.value is not None for dim in source.shape)
+    return known and list(source.shape) == list(result.shape)
+
+
+def _must_fold(node: onnx_ir.Node) -> bool | None:
+    """Whether a node of constants is computed now; None leaves it to the optimizer, which keeps constant fillings."""
+    return True if node.op_type == "ConstantOfShape" else None
 
 
 def save_onnx(model: onnx_ir.Model, path: Path) -> None:
