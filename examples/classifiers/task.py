@@ -27,7 +27,7 @@ class Classification:
         padding: The largest random shift in training.
         flip: Mirror images at random in training.
         batch: Samples a training batch.
-        held_out: How many of the last training images checkpoints are chosen by.
+        held_out: How many of the last training images checkpoints are chosen by; never more than half.
     """
 
     name: str
@@ -52,8 +52,7 @@ class Classification:
 
     def train_batches(self, epoch: int) -> Iterator[Labelled]:
         """Shuffled, jittered and scaled; all randomness is torch's global generator's."""
-        train = self.read()[0]
-        for pixels, labels in data.shuffled(train[: len(train) - self.held_out], self.batch):
+        for pixels, labels in data.shuffled(self._sets()["train"], self.batch):
             yield self.scaling(data.jitter(pixels, self.padding, self.flip)), labels
 
     def loss(self, model: nn.Module, batch: Labelled) -> Tensor:
@@ -67,8 +66,7 @@ class Classification:
 
     def evaluate(self, model: nn.Module, split: Literal["holdout", "test"]) -> dict[str, float]:
         """Accuracy in [0, 1], in eval mode; modes are restored."""
-        train, test = self.read()
-        images = test if split == "test" else train[len(train) - self.held_out :]
+        images = self._sets()[split]
         modes = {module: module.training for module in model.modules()}
         device = next(model.parameters()).device
         try:
@@ -82,6 +80,11 @@ class Classification:
             for module, mode in modes.items():
                 module.training = mode
         return {"accuracy": found / len(images)}
+
+    def _sets(self) -> dict[str, data.Images]:
+        train, test = self.read()
+        cut = len(train) - min(self.held_out, len(train) // 2)
+        return {"train": train[:cut], "holdout": train[cut:], "test": test}
 
 
 def _cifar10(network: Callable[[], nn.Module], folder: str, scaling: data.Scaling) -> Classification:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import CIFAR10
 from torchvision.datasets import cifar as torchvision_cifar
 
 import squeeze
-from examples.classifiers import data, model, task
+from examples.classifiers import data, model, task, train
 
 PAPER = [
     (model.resnet56, 125.49, 0.85),
@@ -255,3 +256,14 @@ def test_training_batches_follow_torchs_generator() -> None:
         runs.append(torch.cat([inputs for inputs, _ in made.train_batches(0)]))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
+
+
+def test_recipe_trains_and_writes_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = np.random.default_rng(0).integers(256, size=(64, 28, 28))
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", digits)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.arange(64) % 10)
+    train.main(["mnist_lenet", str(tmp_path), str(tmp_path / "out" / "lenet.safetensors"), "--epochs", "1"])
+    trained = load_file(tmp_path / "out" / "lenet.safetensors")
+    model.lenet().load_state_dict(trained)
+    assert "accuracy" in capsys.readouterr().out
