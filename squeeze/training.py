@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from squeeze import checkpoint
 from squeeze.errors import InputError, TrainingError
@@ -81,8 +82,8 @@ def train(
 
     Python's, numpy's and torch's generators are seeded from the run's seed, the phase's name and the epoch before
     `batches` is called, and put back when training ends. A resumed epoch iterates `batches` again and passes over
-    what was consumed, so they must depend on the epoch and these generators only (data loaders with
-    ``persistent_workers`` don't: they resume, but not bit for bit).
+    what was consumed, so they must depend on the epoch and these generators only. (A DataLoader's own generator is
+    seeded, too; one with ``persistent_workers`` resumes, but not bit for bit.)
 
     Args:
         learner: What is trained, in place, on the device where its modules are.
@@ -166,6 +167,8 @@ class _Loop:
             learner.start_epoch(epoch)
         seed_all(*seeds, 1)
         source = batches(epoch)
+        if isinstance(source, DataLoader) and source.generator is not None:
+            source.generator.manual_seed(zlib.crc32(repr(seeds).encode()))
         monitor.epoch(epoch, operator.length_hint(source), self.at.step)
         iterator = iter(source)
         if self.at.step:
