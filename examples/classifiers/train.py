@@ -6,13 +6,13 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+import squeeze
 from examples.classifiers import task
-from squeeze import FineTune, Run, finetune
 
-CIFAR = FineTune(epochs=200, lr=0.1, weight_decay=5e-4, schedule="step", warmup=400, distill=0.0, name="train")
-MNIST = FineTune(epochs=20, lr=0.05, weight_decay=5e-4, schedule="cosine", distill=0.0, name="train")
+CIFAR = squeeze.FineTune(epochs=200, lr=0.1, weight_decay=5e-4, schedule="step", warmup=400, distill=0.0, name="train")
+MNIST = squeeze.FineTune(epochs=20, lr=0.05, weight_decay=5e-4, schedule="cosine", distill=0.0, name="train")
 
-RECIPES: dict[str, tuple[Callable[[str], task.Classification], FineTune]] = {
+RECIPES: dict[str, tuple[Callable[[str], task.Classification], squeeze.FineTune]] = {
     "cifar10_resnet20": (task.cifar10_resnet20, CIFAR),
     "cifar10_resnet56": (task.cifar10_resnet56, CIFAR),
     "cifar10_resnet110": (task.cifar10_resnet110, CIFAR),
@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     make, recipe = RECIPES[given.task]
     if given.epochs is not None:
-        recipe = FineTune(**{**vars(recipe), "epochs": given.epochs})
+        recipe = squeeze.FineTune(**{**vars(recipe), "epochs": given.epochs})
     made = make(given.data)
-    run = Run(folder=given.out.with_suffix(""), seed=given.seed, resume=given.resume, quiet=False)
-    model, _ = finetune(made.build(), None, made, recipe, (), run)
+    run = squeeze.Run(folder=given.out.with_suffix(""), seed=given.seed, resume=given.resume, quiet=False)
+    model, _ = squeeze.finetune(made.build(), None, made, recipe, (), run)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), given.out)
     print(f"{given.out}: {made.evaluate(model, 'test')}")
