@@ -12,6 +12,7 @@ from squeeze.edits import rewrite
 from squeeze.masks import SoftMasks
 from squeeze.structure.cost import CostModel
 from squeeze.structure.groups import Axis, Group, Structure
+from squeeze.structure.trace import trace
 from tests.passes.tiny import Tiny, built, structure_of
 
 ORDER = {"stem": 4, "body.conv1": 5, "left": 2, "right": 3, "body": 1, "branch left": 1, "branch right": 1}
@@ -169,3 +170,19 @@ def test_a_tied_weight_is_scaled_under_all_of_its_names(name: str) -> None:
     masks.fold(model)
     torch.testing.assert_close(model(x), expected)
     assert model.first.weight is model.second.weight
+
+
+def test_the_tracer_finds_what_was_written_by_hand() -> None:
+    model = built().eval()
+    ours, found = structure_of(model), trace(model, torch.zeros(1, 3, 6, 6))
+
+    def axes(structure: Structure) -> set[tuple[int, frozenset[tuple[str, int, bool]]]]:
+        groups = structure.groups
+        return {(g.size, frozenset((axis.tensor, axis.dim, axis.reads) for axis in g.axes)) for g in groups}
+
+    assert axes(found) == axes(ours)
+    assert found.cost() == ours.cost()
+    assert {block.scales for block in found.blocks} == {("body.bn2.weight", "body.bn2.bias")}
+    assert [set(branch.modules) for branch in found.branches] == [{"left"}, {"right"}]
+    filters = [SoftMasks(structure, ("filters", "blocks")).macs.tolist() for structure in (ours, found)]
+    assert sorted(filters[0]) == sorted(filters[1])

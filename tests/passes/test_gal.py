@@ -95,8 +95,7 @@ def judge(weights: list[Tensor], features: Tensor) -> Tensor:
 
 
 def test_one_step_is_what_the_formulas_say() -> None:
-    settings = GAL(lambda_=0.3, mu=0.7, lr_mask=0.05, lr_generator=0.02, lr_discriminator=0.03, structures=("filters",))
-    settings = GAL(**{**vars(settings), "structures": ("filters", "blocks", "branches")})
+    settings = GAL(lambda_=0.3, mu=0.7, lr_mask=0.05, lr_generator=0.02, lr_discriminator=0.03)
     learner, x = learner_for(settings)
     generator, d = built().train(), [p.detach().clone().requires_grad_() for p in learner.discriminator.parameters()]
     learner.start_epoch(0)
@@ -273,7 +272,16 @@ def test_lambda_is_the_smallest_that_leaves_the_wanted_share() -> None:
     shares = [steering.share(values - speeds * lambda_ <= 1e-12) for lambda_ in (found, 0.99 * found)]
     assert shares[0] <= 0.5 < shares[1]
     assert steering.steer(0.0, values, speeds, progress=0.0, updates=10) == 0
-    assert steering.steer(0.0, values, speeds, progress=1.0, updates=10**6) == pytest.approx(1e-3)
+
+
+def test_most_masks_may_not_go_faster_than_the_pace() -> None:
+    structure = structure_of(built())
+    masks = SoftMasks(structure, ("filters",))
+    steering = Steering(masks, structure, Budget(macs=0.5), pace=0.2)
+    speeds = np.full(14, 1e-3)
+    assert 1e-3 * steering.steer(0.0, np.full(14, 1.0), speeds, 1.0, updates=100) == pytest.approx(1 / 20)
+    assert 1e-3 * steering.steer(0.0, np.full(14, 0.97), speeds, 1.0, updates=100) == pytest.approx(1 / 20 - 0.03)
+    assert steering.steer(0.0, np.full(14, 0.9), speeds, 1.0, updates=100) == 0
 
 
 def test_zeros_go_but_widths_stay_aligned_and_something_stays() -> None:

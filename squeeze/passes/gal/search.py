@@ -56,7 +56,7 @@ class GAL:
     params: float | None = None
     lambda_: float | None = None
     structures: tuple[Kind, ...] = KINDS
-    epochs: int = 20
+    epochs: int = 10
     lr_generator: float = 1e-2
     lr_discriminator: float = 1e-2
     lr_mask: float = 1e-1

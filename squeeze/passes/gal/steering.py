@@ -24,12 +24,14 @@ class Steering:
         structure: What they were made for.
         budget: What may stay; None leaves λ alone.
         hold: The share of the schedule after which the budget is met.
+        pace: The least share of the schedule in which most masks may go from 1 to 0.
     """
 
     masks: SoftMasks
     structure: Structure
     budget: Budget | None
     hold: float = 0.7
+    pace: float = 0.2
 
     def weights(self) -> Tensor:
         """(M,) w: shares of the MACs, or of the parameters if the budget is in them."""
@@ -48,7 +50,8 @@ class Steering:
     def steer(self, lambda_: float, values: np.ndarray, speeds: np.ndarray, progress: float, updates: int) -> float:
         """The next λ.
 
-        It never moves a mask by more than 1 / updates, else all of them, equal at the start, would go at once.
+        Half of the masks move down by at most 1 / (pace · updates), momentum included: as they start equal, all
+        would go at once otherwise, before the data could tell them apart.
 
         Args:
             lambda_: The present one.
@@ -71,7 +74,9 @@ class Steering:
                 high = middle
             else:
                 low = middle + 1
-        return min(float(levels[low]), 1 / (max(1, updates) * float(speeds.max())))
+        drift = float(np.median(self.masks.values.detach().double().cpu().numpy() - values))
+        room = max(0.0, 1 / (self.pace * max(1, updates)) - drift)
+        return min(float(levels[low]), room / float(speeds.max()))
 
     def share(self, removed: np.ndarray) -> float:
         """What stays of the budgeted cost (MACs if there is no budget) when these entries (M,) go."""
