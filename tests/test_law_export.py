@@ -19,6 +19,9 @@ from tests.law import choose, distance
 from tests.models import HARD, Case
 from tests.zoo import ZOO
 
+TAKES_AN_IF = "unused"
+"""Chooses by its data in Python, which no exporter can follow."""
+
 QUICK = (
     "grouped_conv",
     "depthwise_multiplier",
