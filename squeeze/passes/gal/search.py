@@ -106,9 +106,8 @@ class GAL:
         if not masks.parts:
             return Found(generator, (), history={"left_out": [list(pair) for pair in masks.left_out]})
         if budget is not None:
-            select(
-                structure, masks.scores(), budget, self.round_to
-            )  # an unreachable budget fails now, not after training
+            # A budget out of reach fails now, not after training.
+            select(structure, masks.scores(), budget, self.round_to)
         learner = self._learner(generator, masks, structure, task, run)
         epochs = train(learner, task.train_batches, self.epochs, run, self.name)
         reach = learner.reach()
@@ -124,10 +123,10 @@ class GAL:
     def _learner(
         self, generator: nn.Module, masks: SoftMasks, structure: Structure, task: Task, run: Run
     ) -> GALLearner:
-        batches = task.train_batches(0)
-        steps = operator.length_hint(batches, 0)
         with randomness_kept():
             seed_all(run.seed)
+            batches = task.train_batches(0)
+            steps = operator.length_hint(batches, 0)
             baseline, width = frozen_baseline(generator, task, batches)
         if self.init == "normal":
             with torch.no_grad():
