@@ -13,7 +13,6 @@ from squeeze.errors import PlanError
 from squeeze.nn import Removed
 from squeeze.plan import Drop, Edit, Slice
 
-
 Shapes = dict[str, torch.Size]
 
 

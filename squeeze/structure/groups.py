@@ -1,7 +1,7 @@
 """The result of a trace: what can be removed from a model, what it touches, and what is pinned."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -199,6 +199,22 @@ class Structure:
         kept = self._kept(choice)
         slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
         return (*drops, *slices)
+
+    def choice(self, edits: Iterable[Edit]) -> Choice:
+        """The choice that edits carry out: the inverse of `edits`."""
+        edits = tuple(edits)
+        left = {(e.tensor, e.dim): set(e.indices().tolist()) for e in edits if isinstance(e, Slice)}
+        dropped = frozenset(e.name for e in edits if isinstance(e, Drop))
+        units = []
+        for group in self.groups:
+            gone = np.zeros(group.size, dtype=bool)
+            for axis in group.axes:
+                if (axis.tensor, axis.dim) in left:
+                    cut = [u for i, u in enumerate(axis.units) if u >= 0 and i not in left[axis.tensor, axis.dim]]
+                    gone[cut] = True
+            units.append(gone)
+        blocks = frozenset(b.name for b in self.blocks) & dropped
+        return Choice(tuple(units), blocks, dropped - blocks)
 
     def owned(self, item: Block | Branch) -> frozenset[str]:
         """Names of all tensors that go with a block or branch."""

@@ -90,7 +90,7 @@ def sliced(ctx: Context, call: Call) -> None:
 
 
 def split(ctx: Context, call: Call) -> None:
-    """chunk and split: equal pieces shrink alike, unless a trial says otherwise."""
+    """Chunk and split: equal pieces shrink alike, unless a trial says otherwise."""
     source, dim = call.args[0], call.arg("dim", 0) % call.args[0].dim()
     ids, sizes = ctx.labels(source).along(dim), [piece.shape[dim] for piece in call.outputs]
     if ids is not None and len(set(sizes)) == 1 and len(sizes) > 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from squeeze.contractions import macs_of
 from squeeze.structure.context import Call, Context, Rule
-from squeeze.structure.labels import NONE, Labels, Layer
+from squeeze.structure.labels import Labels, Layer
 from squeeze.structure.movement import RULES as MOVEMENT
 from squeeze.structure.movement import agree
 
@@ -286,7 +286,7 @@ def group_norm(ctx: Context, call: Call) -> None:
 
 
 def weight_norm(ctx: Context, call: Call) -> None:
-    """v · g / ‖v‖: labels of v, and g ties along the dim that is not normalised."""
+    """V · g / ‖v‖: labels of v, and g ties along the dim that is not normalised."""
     v, g = call.args[0], call.args[1]
     for dim in range(v.dim()):
         if g.dim() == v.dim() and g.shape[dim] == v.shape[dim] > 1:

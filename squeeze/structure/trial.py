@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from squeeze.edits import rewrite
 from squeeze.errors import PlanError
-from squeeze.structure.couple import PRODUCT
 from squeeze.structure.context import first_line, line_of
+from squeeze.structure.couple import PRODUCT
 from squeeze.structure.groups import Choice, Structure
 from squeeze.structure.run import quietly
 from squeeze.task import Inputs, call, tensors_of

@@ -1,0 +1,177 @@
+"""The whole flow, in order: trace, search, rewrite, check, fine-tune, measure."""
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from squeeze.data_task import as_task
+from torch import nn
+
+from squeeze.edits import rewrite
+from squeeze.errors import InputError, NoEffectWarning, TraceError
+from squeeze.finetune import FineTune, finetune
+from squeeze.latency import compare
+from squeeze.passes.base import Found, Pass
+from squeeze.plan import Plan, Step
+from squeeze.profiling import profile
+from squeeze.recalibrate import reestimate_batchnorm
+from squeeze.report import Measured, Report, Stages, build_report
+from squeeze.report import origin as describe_origin
+from squeeze.report.build import History
+from squeeze.report.data import Origin
+from squeeze.structure.groups import Structure
+from squeeze.structure.trace import trace
+from squeeze.structure.trial import TOLERANCE, agree, masked
+from squeeze.task import Task, call, check_inputs, tensors_of
+from squeeze.training import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A smaller model, and how it came about.
+
+    Attributes:
+        model: An ordinary module, in eval mode.
+        plan: What turns the dense model into it, as data.
+        dense: The model as it was given, untouched.
+        task: What it was compressed for.
+        structure: What the first trace found.
+        stages: What was measured before, right after the cut, and at the end.
+        history: Of the phases that trained.
+        origin: Where and with what it was made.
+        notes: What the reader of the report should know besides.
+    """
+
+    model: nn.Module
+    plan: Plan
+    dense: nn.Module
+    task: Task
+    structure: Structure
+    stages: Stages
+    history: History
+    origin: Origin
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def report(self) -> Report:
+        """What happened and what it bought."""
+        return build_report(self.origin, self.plan, self.structure, self.stages, self.history, self.notes)
+
+
+def compress(
+    model: nn.Module,
+    passes: Pass | Sequence[Pass],
+    data: Any = None,
+    example_inputs: Any = None,
+    finetuning: FineTune | None = None,
+    run: Run | None = None,
+) -> Result:
+    """Make a model smaller with one or several passes, and fine-tune it if there is data.
+
+    Args:
+        model: Trained; left bit-identical.
+        passes: What decides what goes; several run one after the other, each on what the last one left.
+        data: A `Task`; or a data loader, data set or list of batches, from which one is made; or None.
+        example_inputs: What the model is traced and measured on; taken from the data if left out.
+        finetuning: How to fine-tune; ``FineTune(epochs=0)`` not at all.
+        run: Seed, folder for checkpoints, resume.
+
+    Returns:
+        The smaller model with its plan and report.
+
+    Raises:
+        InputError: Model and inputs do not fit, or nothing can be removed.
+        BudgetError: More is asked for than can be removed.
+        TrainingError: Training cannot go on.
+
+    Warns:
+        NoEffectWarning: A pass removed nothing.
+    """
+    run, finetuning = run or Run(), finetuning or FineTune()
+    passes = [passes] if isinstance(passes, Pass) else list(passes)
+    task = as_task(model, data, example_inputs)
+    inputs = task.example_inputs
+    check_inputs(model, inputs)
+    before = _measured(model, task)
+    small, plan, first = copy.deepcopy(model), Plan(), None
+    history: list[Any] = []
+    for number, chosen in enumerate(passes):
+        structure = trace(small, inputs)
+        first = first or structure
+        _require_something(structure, model)
+        found = chosen.search(small, structure, task, _numbered(run, number))
+        small = _carried_out(found, structure, chosen, task)
+        plan = plan.then(Step(chosen.name, _settings(chosen), found.edits))
+        history.append((chosen.name, found.history))
+    if first is None:
+        raise InputError("compress: needs at least one pass, got none; pass e.g. squeeze.Magnitude(macs=0.5).")
+    reestimate_batchnorm(small, task)
+    cut = Measured(task.evaluate(small, "test"))
+    if finetuning.epochs and _has_data(task):
+        teacher = copy.deepcopy(model).eval()
+        small, epochs = finetune(small, teacher, task, finetuning, [p.objective for p in passes], run)
+        history.append((finetuning.name, epochs))
+    small.eval()
+    after = _measured(small, task)
+    times = compare({"before": model, "after": small}, inputs, repeats=30)
+    stages = Stages(replace(before, latency=(times["before"],)), replace(after, latency=(times["after"],)), cut)
+    about = describe_origin(type(model).__name__, task.name, task.metric, seed=run.seed)
+    return Result(small, replace(plan, provenance=_provenance(about)), model, task, first, stages, history, about)
+
+
+def _carried_out(found: Found, structure: Structure, chosen: Pass, task: Task) -> nn.Module:
+    """The smaller model, compared on the example inputs with one that is only masked."""
+    small = rewrite(found.model, found.edits)
+    if found.tensors:
+        small.load_state_dict(dict(found.tensors), strict=False)
+    if not found.edits:
+        warnings.warn(
+            f"{chosen.name}: removed nothing; ask for less to stay, or see squeeze inspect.", NoEffectWarning, 3
+        )
+    reference = masked(found.model, structure, structure.choice(found.edits))
+    with torch.no_grad():
+        got = tensors_of(call(copy.deepcopy(small).eval(), task.example_inputs))
+        expected = tensors_of(call((reference or copy.deepcopy(found.model)).eval(), task.example_inputs))
+    shapes = [t.shape for t in got] == [t.shape for t in expected]
+    if not shapes or (reference is not None and not agree(expected, got, TOLERANCE)):
+        raise TraceError(
+            f"{chosen.name}: the cut model must compute what the masked one does, got other outputs on the example "
+            "inputs; please report this network."
+        )
+    return small
+
+
+def _measured(model: nn.Module, task: Task) -> Measured:
+    return Measured(task.evaluate(model, "test"), profile(model, task.example_inputs))
+
+
+def _has_data(task: Task) -> bool:
+    return next(iter(task.train_batches(0)), None) is not None
+
+
+def _require_something(structure: Structure, model: nn.Module) -> None:
+    if not (structure.groups or structure.blocks or structure.branches):
+        reasons = list(dict.fromkeys(pin.reason for pin in structure.pinned))[:3]
+        raise InputError(
+            f"{type(model).__name__}: must have something that can be removed, got none "
+            f"({'; '.join(reasons) or 'no layer with weights ran'}); see squeeze inspect."
+        )
+
+
+def _numbered(run: Run, number: int) -> Run:
+    """Each pass after the first has a folder of its own for its checkpoints."""
+    return run if run.folder is None or number == 0 else replace(run, folder=run.folder / f"pass{number + 1}")
+
+
+def _settings(chosen: Pass) -> dict[str, Any]:
+    fields = dataclasses.asdict(chosen) if dataclasses.is_dataclass(chosen) and not isinstance(chosen, type) else {}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def _provenance(about: Origin) -> dict[str, Any]:
+    return {"model": about.model, "seed": about.seed, "versions": dict(about.versions), "date": about.date}
