@@ -15,7 +15,9 @@ TITLES: Mapping[str, str] = {
     "lambda": "λ",
     "share": "Predicted cost",
     "zeros": "Zeros",
-    "loss": "Loss",
+    "lr": "Learning rate",
+    "distill": "Distance from the dense model",
+    "supervised": "Loss on labels",
     "discriminator": "Loss of the discriminator",
     "adversarial": "Adversarial loss of the generator",
     "data": "Alignment of features",
@@ -134,13 +136,14 @@ def _chapter(report: Report, phase: Phase) -> Chapter:
         caption = "Masks at the end of the search. Survivors are folded into the weights: the finished model has none."
         figures.append((caption, plots.histograms(phase)))
     names = [
-        (name, TITLES.get(name, name))
+        (name, TITLES.get(name, wording.spoken(name)))
         for name, values in phase.series.items()
         if name not in STEERED and _moves(values)
     ]
     if names:
         figures.append(("Means over each epoch.", plots.curves(phase, names)))
-    title = "Fine-tuning" if phase.name == "finetune" else f"Search: {wording.method(phase.name)}"
+    searched = phase.name in {method.name for method in report.methods}
+    title = f"Search: {wording.method(phase.name)}" if searched else "Fine-tuning"
     return Chapter(title, tuple((caption, Markup(svg)) for caption, svg in figures))
 
 

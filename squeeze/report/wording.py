@@ -86,6 +86,12 @@ def method(name: str) -> str:
     return METHODS.get(name, name[:1].upper() + name[1:])
 
 
+def spoken(name: str) -> str:
+    """A name in code as a title: "Holdout accuracy"."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
 def moment(date: str) -> str:
     """An ISO 8601 date to the minute; text that is not one stays as it is."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d\+00:00", date)

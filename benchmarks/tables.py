@@ -1,0 +1,121 @@
+"""The tables of README.md from the files in results/: `python benchmarks/tables.py` writes them between the marks."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- tables.py writes from here -->", "<!-- to here -->"
+TITLES = {
+    "gal": "squeeze GAL",
+    "magnitude": "squeeze Magnitude",
+    "torch-pruning": "Torch-Pruning",
+    "magnitude-long": "squeeze Magnitude, long",
+    "torch-pruning-long": "Torch-Pruning, long",
+}
+NETWORKS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
+BACKENDS = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+
+
+def tables(folder: Path) -> str:
+    """All tables, one section a network; a line that says so where there is none."""
+    sections = []
+    for network, title in NETWORKS.items():
+        results = [json.loads(p.read_text()) for m in TITLES if (p := folder / f"{network}-{m}.json").exists()]
+        if results:
+            place = folder / f"{network}-latency.json"
+            timed = json.loads(place.read_text()) if place.exists() else {"rows": []}
+            sections.append("\n\n".join([f"### {title}, CIFAR-10", *section(results, timed)]))
+    return "\n\n".join(sections) or "No results yet."
+
+
+def section(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list[str]:
+    """Setup, accuracy and size, latency."""
+    setup, made, dense = results[0]["setup"], results[0]["made"], results[0]
+    versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    about = (
+        f"At most {setup['macs']:.0%} of the MACs, widths in multiples of {setup['round_to']}, seed {setup['seed']}, "
+        f"trained on {setup['device']} with {setup['threads']} thread{'s' * (setup['threads'] != 1)}. {made['machine']}; {versions}."
+    )
+    rows = [["dense", percent(dense["accuracy"]["dense"]), "", "", *cost(dense, "dense"), ""]]
+    for found in results:
+        accuracy, epochs = found["accuracy"], f"{found['epochs']}"
+        if found["method"] == "gal":
+            epochs = f"{setup['search_epochs']} + {epochs}"
+        stages = [percent(accuracy[stage]) for stage in ("finetuned", "raw", "cut")]
+        rows.append([TITLES[found["method"]], *stages, *cost(found, "after"), epochs])
+    header = ["", "accuracy, finished", "right after the cut", "BN re-estimated", "MACs", "parameters", "epochs"]
+    return [about, table(header, rows), *latency(timed)]
+
+
+def latency(timed: dict[str, Any]) -> list[str]:
+    """Medians, quartiles, and the speed-up over dense; a column for each backend and batch."""
+    rows = timed["rows"]
+    if not rows:
+        return []
+    columns = list(dict.fromkeys((row["backend"], row["batch"]) for row in rows))
+    found = {(row["method"], row["backend"], row["batch"]): row for row in rows}
+    header = ["ms, median (quartiles)", *(f"{BACKENDS[b]}, batch {n}" for b, n in columns)]
+    methods = [name for name in ("dense", *TITLES) if any(row["method"] == name for row in rows)]
+    cells = [
+        [TITLES.get(name, name), *(timing(found[name, b, n], found["dense", b, n]) for b, n in columns)]
+        for name in methods
+    ]
+    threads = rows[0]["threads"]
+    about = f"All networks in turn, {threads} thread{'s' * (threads != 1)}, on the CPU of {timed['made']['machine']}:"
+    return [about, table(header, cells)]
+
+
+def timing(row: dict[str, Any], dense: dict[str, Any]) -> str:
+    """One measurement."""
+    text = f"{row['median']:.3g} ({row['q1']:.3g}–{row['q3']:.3g})"
+    return text if row is dense else f"{text}, {dense['median'] / row['median']:.2f}×"
+
+
+def cost(found: dict[str, Any], stage: str) -> list[str]:
+    """MACs and parameters, with the share of the dense ones."""
+    cells = []
+    for key, unit, name in (("macs", 1e6, "M"), ("params", 1e3, "k")):
+        value, dense = found[key][stage], found[key]["dense"]
+        share = "" if stage == "dense" else f" ({100 * value / dense:.1f} %)"
+        cells.append(f"{value / unit:.1f} {name}{share}")
+    return cells
+
+
+def percent(value: float) -> str:
+    """A share."""
+    return f"{100 * value:.2f} %"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown; figures to the right."""
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def updated(text: str, content: str) -> str:
+    """A document with what lies between the marks replaced."""
+    head, _, rest = text.partition(BEGIN)
+    _, mark, tail = rest.partition(END)
+    if not mark:
+        raise SystemExit(
+            f"README.md: must hold {BEGIN!r} and {END!r}, got a text without; put them where the tables go."
+        )
+    return f"{head}{BEGIN}\n\n{content}\n\n{END}{tail}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the tables into the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--readme", type=Path, default=HERE / "README.md")
+    given = parser.parse_args(arguments)
+    text = given.readme.read_text(encoding="utf-8")
+    given.readme.write_text(updated(text, tables(given.results)), encoding="utf-8")
+    print(f"{given.readme}: written")
+
+
+if __name__ == "__main__":
+    main()
