@@ -18,6 +18,8 @@ RUN_FILES = (
     "log.*",
     "checkpoints/**/*.safetensors",
     "tensorboard/**/events.out.tfevents.*",
+    "pass[0-9]*/checkpoints/**/*.safetensors",
+    "pass[0-9]*/tensorboard/**/events.out.tfevents.*",
 )
 """What a run writes into its folder, as patterns; `claim_folder` deletes nothing else."""
 
@@ -87,7 +89,9 @@ def claim_folder(folder: Path, force: bool = False, resume: bool = False) -> Non
                 f"{folder}: must be new or empty, got a folder that holds {names[0]}; choose another one, "
                 "or continue its run (resume) or replace its files (force)."
             )
-        for stale in _matching(folder, (f".*{_MARK}*", f"checkpoints/**/.*{_MARK}*")):
+        for stale in _matching(
+            folder, (f".*{_MARK}*", f"checkpoints/.*{_MARK}*", f"pass[0-9]*/checkpoints/.*{_MARK}*")
+        ):
             stale.unlink()
         for written in _matching(folder, RUN_FILES if force else ()):
             written.unlink()

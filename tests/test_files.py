@@ -91,6 +91,7 @@ def filled(folder: Path) -> set[str]:
         "log",
         "checkpoints/gal.safetensors",
         "tensorboard/gal/events.out.tfevents.1",
+        "pass2/checkpoints/kse.safetensors",
     }
     theirs = {
         "model.pt",
@@ -100,7 +101,15 @@ def filled(folder: Path) -> set[str]:
         "data/model.safetensors",
         "tensorboard/x.csv",
     }
-    for name in ours | theirs | {".model.squeeze-1.onnx", "checkpoints/.gal.squeeze-1.safetensors"}:
+    for name in (
+        ours
+        | theirs
+        | {
+            ".model.squeeze-1.onnx",
+            "checkpoints/.gal.squeeze-1.safetensors",
+            "pass2/checkpoints/.x.squeeze-1.safetensors",
+        }
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     return theirs
@@ -124,7 +133,7 @@ def test_resume_deletes_only_leftovers(tmp_path):
     filled(tmp_path)
     files.claim_folder(tmp_path, resume=True)
     left = names(tmp_path)
-    assert len(left) == 11 and not any("squeeze-" in name for name in left)
+    assert len(left) == 12 and not any("squeeze-" in name for name in left)
 
 
 def test_claim_finds_out_up_front_that_nothing_can_be_written(tmp_path, monkeypatch):
