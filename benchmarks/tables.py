@@ -35,9 +35,10 @@ def section(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list[st
     """Setup, accuracy and size, latency."""
     setup, made, dense = results[0]["setup"], results[0]["made"], results[0]
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    threads = f"{setup['threads']} thread{'s' * (setup['threads'] != 1)}"
     about = (
         f"At most {setup['macs']:.0%} of the MACs, widths in multiples of {setup['round_to']}, seed {setup['seed']}, "
-        f"trained on {setup['device']} with {setup['threads']} thread{'s' * (setup['threads'] != 1)}. {made['machine']}; {versions}."
+        f"trained on {setup['device']} with {threads}. {made['machine']}; {versions}."
     )
     rows = [["dense", percent(dense["accuracy"]["dense"]), "", "", *cost(dense, "dense"), ""]]
     for found in results:
