@@ -1,5 +1,6 @@
 """Python's, numpy's and torch's random numbers, taken together."""
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ import torch
 
 def seed_all(*numbers: int) -> None:
     """Seed every generator from some whole numbers; other numbers give unrelated streams."""
-    sequence = np.random.SeedSequence([number % 2**64 for number in numbers])
-    python, numpy, torch_seed = (int(word) for word in sequence.generate_state(3, np.uint32))
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    python, numpy, torch_seed = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8))
     random.seed(python)
     np.random.seed(numpy)
     torch.manual_seed(torch_seed)
