@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -104,7 +105,7 @@ def train(
     loop = _Loop(learner, epochs, run, name)
     with randomness_kept(), Interrupts() as interrupts:
         loop.begin()
-        with Monitor(name, epochs, run.quiet or not loop.writes, loop.folder, loop.at.total) as monitor:
+        with Monitor(name, epochs, run.quiet, run.folder, loop.at.total) as monitor:
             try:
                 while loop.at.epoch < epochs:
                     loop.epoch(batches, monitor, interrupts)
@@ -113,6 +114,16 @@ def train(
                     loop.save()
                 raise KeyboardInterrupt(loop.farewell()) from None
     return loop.at.history
+
+
+def _accelerator() -> Accelerator:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise InputError(f"training: must run in one process, got {processes}; start without torchrun.")
+    accelerator = Accelerator(device_placement=False)
+    if accelerator.mixed_precision == "fp16":
+        raise InputError("mixed precision: must be no or bf16, got fp16; start with --mixed_precision bf16.")
+    return accelerator
 
 
 @dataclass
@@ -137,11 +148,7 @@ class _Loop:
     def __init__(self, learner: Learner, epochs: int, run: Run, name: str) -> None:
         self.at = _Position()
         self._learner, self._epochs, self._run, self._name = learner, epochs, run, name
-        self._accelerator = Accelerator(device_placement=False)
-        if self._accelerator.mixed_precision == "fp16":
-            raise InputError("mixed precision: must be no or bf16, got fp16; start with --mixed_precision bf16.")
-        self.writes = self._accelerator.is_main_process
-        self.folder = run.folder if self.writes else None
+        self._accelerator = _accelerator()
         self._path = None if run.folder is None else run.folder / "checkpoints" / f"{name}.safetensors"
         parameters = [p for module in learner.modules.values() for p in module.parameters()]
         self._device = parameters[0].device if parameters else torch.device("cpu")
@@ -155,7 +162,7 @@ class _Loop:
             return
         if self._run.resume:
             self._restore(self._path)
-        elif self.writes:
+        else:
             self._path.unlink()
 
     def epoch(self, batches: Callable[[int], Iterable[Batch]], monitor: Monitor, interrupts: Interrupts) -> None:
@@ -221,7 +228,7 @@ class _Loop:
             InputError: The file cannot be written.
         """
         position = (self.at.epoch, self.at.step)
-        if not self.writes or self._path is None or position == self._saved:
+        if self._path is None or position == self._saved:
             return
         for module_name, module in self._learner.modules.items():
             for parameter_name, parameter in module.named_parameters():

@@ -255,6 +255,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         train(subject, subject.task.train_batches, 1, Run(tmp_path / "run"), "toy")
 
 
+def test_several_processes_would_each_train_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process, got 2"):
+        train(learner(), lambda epoch: [], 1, Run(), "toy")
+
+
 def test_tensorboard_shows_every_step_once_even_after_a_kill(tmp_path):
     subject = learner(at={6: lambda: (_ for _ in ()).throw(RuntimeError("killed"))})
     with pytest.raises(RuntimeError, match="killed"):
