@@ -71,7 +71,7 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path | str, *, o
 
     def attempt(temporary: Path, dynamic: bool) -> None:
         tensors = tensors_of(_for_export(inputs, dynamic))
-        shapes = (tuple(_batch_dim(tensor, batch_of(tensors)) for tensor in tensors),) if dynamic else None
+        shapes = tuple(_batch_dim(tensor, batch_of(tensors)) for tensor in tensors) if dynamic else None
         with _translating(path, type(model).__name__, f"ONNX (opset {opset})"):
             program = torch.export.export(bound, tuple(tensors), dynamic_shapes=shapes, strict=False)
             save_onnx(to_onnx(program, (names_in, names_out), shapes, opset), temporary)
@@ -165,8 +165,11 @@ def _translating(path: Path, model: str, form: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
         raise ExportError(
-            f"{path}: {model} must be expressible as {form}, got {type(error).__name__}: {first_line(error)}; "
+            f"{path}: {model} must be expressible as {form}, got {type(cause).__name__}: {first_line(cause)}; "
             "replace what the message names."
         ) from error
     finally:

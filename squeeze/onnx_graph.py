@@ -1,5 +1,6 @@
 """From an exported program to an ONNX file without idle nodes."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,18 @@ class Positional(nn.Module):
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.model = model
-        self._leaves, self._spec = pytree.tree_flatten(inputs)
+        leaves, spec = pytree.tree_flatten(inputs)
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Call the model; all tensors of its output, in order."""
-        given = iter(tensors)
-        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        return tuple(tensors_of(call(self.model, pytree.tree_unflatten(leaves, self._spec))))
+        def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+            given = iter(tensors)
+            filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            return tuple(tensors_of(call(model, pytree.tree_unflatten(filled, spec))))
+
+        # torch 2.9 cannot translate guards on the sizes of variadic arguments.
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        count = sum(isinstance(leaf, Tensor) for leaf in leaves)
+        forward.__signature__ = inspect.Signature([inspect.Parameter(f"input_{i}", kind) for i in range(count)])  # type: ignore[attr-defined]
+        self.forward = forward
 
     def names(self, kind: str, tree: Any) -> list[str]:
         """A name for every tensor of nested inputs or outputs: the keys of a dict, else `kind` and a number."""

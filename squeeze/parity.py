@@ -1,5 +1,6 @@
 """Whether an exported model computes what the PyTorch model computes."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ COARSE_TOLERANCE = 1e-2
 
 FLIPS = 1e-3
 """The share of whole numbers (an argmax, say) that rounding may turn into others."""
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def is_batched(tensor: Tensor, batch: int) -> bool:
@@ -99,9 +103,10 @@ def check_parity(model: nn.Module, run: Run, inputs: Inputs, dynamic: bool, name
             )
 
 
-def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_line(error: BaseException) -> str:
+    """What an error says first, without colours."""
+    lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def _cloned(inputs: Inputs) -> Any:
