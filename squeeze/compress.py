@@ -1,6 +1,5 @@
 """The whole flow, in order: trace, search, rewrite, check, fine-tune, measure."""
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Sequence
@@ -9,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from squeeze.data_task import as_task
 from torch import nn
 
+from squeeze.copying import copied, eval_copy
+from squeeze.data_task import as_task
 from squeeze.edits import rewrite
 from squeeze.errors import InputError, NoEffectWarning, TraceError
 from squeeze.finetune import FineTune, finetune
@@ -98,7 +98,7 @@ def compress(
     inputs = task.example_inputs
     check_inputs(model, inputs)
     before = _measured(model, task)
-    small, plan, first = copy.deepcopy(model), Plan(), None
+    small, plan, first = copied(model), Plan(), None
     history: list[Any] = []
     for number, chosen in enumerate(passes):
         structure = trace(small, inputs)
@@ -113,7 +113,7 @@ def compress(
     reestimate_batchnorm(small, task)
     cut = Measured(task.evaluate(small, "test"))
     if finetuning.epochs and _has_data(task):
-        teacher = copy.deepcopy(model).eval()
+        teacher = eval_copy(model)
         small, epochs = finetune(small, teacher, task, finetuning, [p.objective for p in passes], run)
         history.append((finetuning.name, epochs))
     small.eval()
@@ -135,8 +135,8 @@ def _carried_out(found: Found, structure: Structure, chosen: Pass, task: Task) -
         )
     reference = masked(found.model, structure, structure.choice(found.edits))
     with torch.no_grad():
-        got = tensors_of(call(copy.deepcopy(small).eval(), task.example_inputs))
-        expected = tensors_of(call((reference or copy.deepcopy(found.model)).eval(), task.example_inputs))
+        got = tensors_of(call(eval_copy(small), task.example_inputs))
+        expected = tensors_of(call((reference or copied(found.model)).eval(), task.example_inputs))
     shapes = [t.shape for t in got] == [t.shape for t in expected]
     if not shapes or (reference is not None and not agree(expected, got, TOLERANCE)):
         raise TraceError(

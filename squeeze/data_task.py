@@ -1,7 +1,6 @@
 """A task for whoever has a model and some data, or only a model and inputs."""
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, TensorDataset
 
+from squeeze.copying import copied
 from squeeze.errors import InputError
 from squeeze.task import Batch, Inputs, Split, Task, call, tensors_of
 
@@ -114,8 +114,8 @@ def as_task(model: nn.Module, data: Any = None, example_inputs: Inputs = None) -
                 "example_inputs: must be given where there is no data, got none; pass inputs of one sample."
             )
         example_inputs = torch.utils._pytree.tree_map(_first_sample, split_batch(first)[0])
-    dense = deepcopy(model)
-    return DataTask(lambda: deepcopy(dense), example_inputs, train, holdout)
+    dense = copied(model)
+    return DataTask(lambda: copied(dense), example_inputs, train, holdout)
 
 
 def held_out(data: Any) -> tuple[Iterable[Batch], Iterable[Batch]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
+from squeeze.architectures import load_callable
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from squeeze.architectures import load_callable
 from squeeze.data_task import DataTask, as_task, held_out
 from squeeze.errors import InputError
 from squeeze.task import Task

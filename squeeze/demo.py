@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import torch
+from squeeze.weights import write_checkpoint
 from torch import Tensor, nn
 
 from squeeze.datasets import load_task
 from squeeze.finetune import FineTune, finetune
 from squeeze.randomness import seed_all
 from squeeze.training import Run
-from squeeze.weights import write_checkpoint
 
 
 class _Residual(nn.Module):

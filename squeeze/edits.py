@@ -1,6 +1,5 @@
 """Carrying out edits: `rewrite` makes the smaller model."""
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm
 from torch.nn.utils import parametrize
 
+from squeeze.copying import copied
 from squeeze.errors import PlanError
 from squeeze.nn import Removed
 from squeeze.plan import Drop, Edit, Slice
@@ -25,7 +25,7 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     Raises:
         PlanError: An edit does not fit the model.
     """
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     before = {module: _shapes(module) for module in smaller.modules()}
     for edit in edits:
         if isinstance(edit, Drop):

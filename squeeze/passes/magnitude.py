@@ -1,6 +1,5 @@
 """Magnitude pruning: what has small weights goes. Needs no data."""
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from squeeze.copying import copied
 from squeeze.passes.base import Found, Loss
 from squeeze.selection import Budget, Scores, select, select_evenly
 from squeeze.structure.groups import Group, Structure
@@ -53,7 +53,7 @@ class Magnitude:
         tensors = dict(model.named_parameters())
         scores = Scores(tuple(importance(group, tensors) for group in structure.groups))
         choose = select if self.scope == "global" else select_evenly
-        return Found(copy.deepcopy(model), structure.edits(choose(structure, scores, self._budget(), self.round_to)))
+        return Found(copied(model), structure.edits(choose(structure, scores, self._budget(), self.round_to)))
 
     def objective(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
         """Fine-tuning need not do anything for this pass."""

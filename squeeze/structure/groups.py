@@ -186,6 +186,7 @@ class Structure:
             raise PlanError(
                 f"choice: must be made for this structure, got other groups or names {sorted(unknown)}; trace again."
             )
+        self._check_joined(choice)
         drops: list[Edit] = [
             Drop(b.name, b.modules, b.parameters, b.parts) for b in self.blocks if b.name in choice.blocks
         ]
@@ -199,6 +200,15 @@ class Structure:
         kept = self._kept(choice)
         slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
         return (*drops, *slices)
+
+    def _check_joined(self, choice: Choice) -> None:
+        """A concatenation without operands is nothing."""
+        left = {b.concat for b in self.branches if b.name not in choice.branches}
+        for branch in self.branches:
+            if branch.name in choice.branches and not branch.spare and branch.concat not in left:
+                raise PlanError(
+                    f"choice: {branch.name} must stay, got all branches of its concatenation; keep one of them."
+                )
 
     def choice(self, edits: Iterable[Edit]) -> Choice:
         """The choice that edits carry out: the inverse of `edits`."""

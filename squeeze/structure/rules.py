@@ -126,7 +126,12 @@ def contract(ctx: Context, spec: str, operands: tuple[Tensor, ...], out: Tensor 
             continue
         found[letter] = ids
         if letter not in output:
-            _read(ctx, a, b, ids, [ctx.labels(t).along(dim) for t, dim in where])
+            sides = [ctx.labels(t).along(dim) for t, dim in where]
+            _read(ctx, a, b, ids, sides)
+            weights = [
+                side for side, (t, _) in zip(sides, where, strict=True) if ctx.labels(t).fixed and side is not None
+            ]
+            found[letter] = weights[0] if weights else ids  # what a reader no longer reads, it does not compute
         elif not all(ctx.labels(t).fixed for t in operands):
             ctx.ledger.passes += [ids.numpy().copy() for t, _ in where if ctx.labels(t).fixed]
     if out is not None:

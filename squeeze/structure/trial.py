@@ -1,6 +1,5 @@
 """The trial: labels cannot see sizes written in the user's code, so every cut is tried on the running model."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from squeeze.copying import copied
 from squeeze.edits import rewrite
 from squeeze.errors import PlanError
 from squeeze.structure.context import first_line, line_of
@@ -189,7 +189,7 @@ def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module 
         for axis in b.reads
         if axis.reads
     ]
-    reference = copy.deepcopy(model)
+    reference = copied(model)
     tensors = dict([*reference.named_parameters(), *reference.named_buffers()])
     with torch.no_grad():
         for axis, gone in axes:
@@ -203,14 +203,14 @@ def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module 
 
 def stirred(model: nn.Module) -> nn.Module:
     """A copy with slightly different floating-point numbers everywhere: equal channels become unequal."""
-    copied = copy.deepcopy(model)
+    twin = copied(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in [*copied.parameters(), *copied.buffers()]:
+        for tensor in [*twin.parameters(), *twin.buffers()]:
             if tensor.is_floating_point() and tensor.numel():
                 noise = torch.rand(tensor.shape, generator=generator).to(tensor)
                 tensor.mul_(0.9 + 0.2 * noise).add_(0.02 * noise.flip(0) if tensor.dim() else 0.02 * noise)
-    return copied
+    return twin
 
 
 def agree(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:

@@ -1,6 +1,5 @@
 """The pass: train masks against the baseline, decide what goes, fold the rest."""
 
-import copy
 import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from squeeze.copying import copied
 from squeeze.masks import KINDS, Kind, SoftMasks
 from squeeze.passes.base import Found
 from squeeze.passes.gal.discriminator import Discriminator, Regularizer
@@ -102,7 +102,7 @@ class GAL:
         structure = structure.ignoring(self.ignore)
         masks = SoftMasks(structure, self.structures)
         budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
-        generator = copy.deepcopy(model)
+        generator = copied(model)
         if not masks.parts:
             return Found(generator, (), history={"left_out": [list(pair) for pair in masks.left_out]})
         if budget is not None:

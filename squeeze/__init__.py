@@ -1,0 +1,37 @@
+"""squeeze makes PyTorch networks smaller and really faster, and proves it."""
+
+from squeeze.artifact import load as load
+from squeeze.artifact import save as save
+from squeeze.compress import Result as Result
+from squeeze.compress import compress as compress
+from squeeze.data_task import DataTask as DataTask
+from squeeze.edits import rewrite as rewrite
+from squeeze.errors import ArtifactError as ArtifactError
+from squeeze.errors import BudgetError as BudgetError
+from squeeze.errors import ExportError as ExportError
+from squeeze.errors import InputError as InputError
+from squeeze.errors import NoEffectWarning as NoEffectWarning
+from squeeze.errors import PlanError as PlanError
+from squeeze.errors import SqueezeError as SqueezeError
+from squeeze.errors import TraceError as TraceError
+from squeeze.errors import TrainingError as TrainingError
+from squeeze.export import export_onnx as export_onnx
+from squeeze.export import export_pt2 as export_pt2
+from squeeze.finetune import FineTune as FineTune
+from squeeze.finetune import finetune as finetune
+from squeeze.latency import Latency as Latency
+from squeeze.latency import latency as latency
+from squeeze.passes.base import Found as Found
+from squeeze.passes.base import Pass as Pass
+from squeeze.passes.gal import GAL as GAL
+from squeeze.passes.magnitude import Magnitude as Magnitude
+from squeeze.plan import Drop as Drop
+from squeeze.plan import Plan as Plan
+from squeeze.plan import Slice as Slice
+from squeeze.plan import Step as Step
+from squeeze.profiling import Profile as Profile
+from squeeze.profiling import profile as profile
+from squeeze.structure.groups import Structure as Structure
+from squeeze.structure.trace import trace as trace
+from squeeze.task import Task as Task
+from squeeze.training import Run as Run
