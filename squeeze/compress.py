@@ -19,6 +19,7 @@ from squeeze.latency import compare
 from squeeze.passes.base import Found, Pass
 from squeeze.plan import Plan, Step
 from squeeze.profiling import profile
+from squeeze.randomness import randomness_kept, seed_all
 from squeeze.recalibrate import reestimate_batchnorm
 from squeeze.report import Measured, Report, Stages, build_report
 from squeeze.report import origin as describe_origin
@@ -94,34 +95,42 @@ def compress(
     """
     run, finetuning = run or Run(), finetuning or FineTune()
     passes = [passes] if isinstance(passes, Pass) else list(passes)
+    if not passes:
+        raise InputError("compress: needs at least one pass, got none; pass e.g. squeeze.Magnitude(macs=0.5).")
     task = as_task(model, data, example_inputs)
-    inputs = task.example_inputs
-    check_inputs(model, inputs)
-    before = _measured(model, task)
-    small, plan, first = copied(model), Plan(), None
-    history: list[Any] = []
+    check_inputs(model, task.example_inputs)
+    with randomness_kept():
+        seed_all(run.seed)
+        before = _measured(model, task)
+        small, plan, structure, history = _searched(model, passes, task, run)
+        reestimate_batchnorm(small, task)
+        cut = Measured(task.evaluate(small, "test"))
+        if finetuning.epochs and _has_data(task):
+            objectives = [chosen.objective for chosen in passes]
+            small, epochs = finetune(small, eval_copy(model), task, finetuning, objectives, run)
+            history.append((finetuning.name, epochs))
+    times = compare({"before": model, "after": small.eval()}, task.example_inputs, repeats=30)
+    before, after = replace(before, latency=(times["before"],)), _measured(small, task)
+    stages = Stages(before, replace(after, latency=(times["after"],)), cut)
+    about = describe_origin(type(model).__name__, task.name, task.metric, seed=run.seed)
+    return Result(small, replace(plan, provenance=_provenance(about)), model, task, structure, stages, history, about)
+
+
+def _searched(
+    model: nn.Module, passes: Sequence[Pass], task: Task, run: Run
+) -> tuple[nn.Module, Plan, Structure, list[Any]]:
+    """Run the passes one after the other, each on what the last one left."""
+    small, plan, history = copied(model), Plan(), []
+    structures = []
     for number, chosen in enumerate(passes):
-        structure = trace(small, inputs)
-        first = first or structure
+        structure = trace(small, task.example_inputs)
+        structures.append(structure)
         _require_something(structure, model)
         found = chosen.search(small, structure, task, _numbered(run, number))
         small = _carried_out(found, structure, chosen, task)
         plan = plan.then(Step(chosen.name, _settings(chosen), found.edits))
         history.append((chosen.name, found.history))
-    if first is None:
-        raise InputError("compress: needs at least one pass, got none; pass e.g. squeeze.Magnitude(macs=0.5).")
-    reestimate_batchnorm(small, task)
-    cut = Measured(task.evaluate(small, "test"))
-    if finetuning.epochs and _has_data(task):
-        teacher = eval_copy(model)
-        small, epochs = finetune(small, teacher, task, finetuning, [p.objective for p in passes], run)
-        history.append((finetuning.name, epochs))
-    small.eval()
-    after = _measured(small, task)
-    times = compare({"before": model, "after": small}, inputs, repeats=30)
-    stages = Stages(replace(before, latency=(times["before"],)), replace(after, latency=(times["after"],)), cut)
-    about = describe_origin(type(model).__name__, task.name, task.metric, seed=run.seed)
-    return Result(small, replace(plan, provenance=_provenance(about)), model, task, first, stages, history, about)
+    return small, plan, structures[0], history
 
 
 def _carried_out(found: Found, structure: Structure, chosen: Pass, task: Task) -> nn.Module:
