@@ -31,7 +31,10 @@ from squeeze.plan import Slice as Slice
 from squeeze.plan import Step as Step
 from squeeze.profiling import Profile as Profile
 from squeeze.profiling import profile as profile
+from squeeze.recalibrate import reestimate_batchnorm as reestimate_batchnorm
 from squeeze.structure.groups import Structure as Structure
 from squeeze.structure.trace import trace as trace
 from squeeze.task import Task as Task
 from squeeze.training import Run as Run
+from squeeze.weights import load_into as load_into
+from squeeze.weights import read_weights as read_weights
