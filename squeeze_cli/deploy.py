@@ -39,9 +39,9 @@ def report(run: Path, quiet: bool) -> None:
     Example:
       squeeze report runs/demo
     """
-    from squeeze.runs import rewrite_report
+    from squeeze_cli.opening import rewritten_report
 
-    page = rewrite_report(run)
+    page = rewritten_report(run)
     if not quiet:
         click.echo(page)
 
@@ -53,5 +53,10 @@ def report(run: Path, quiet: bool) -> None:
 def demo(out: Path, force: bool, quiet: bool) -> None:
     """Train a small net on scikit-learn's digits; it is ready for `squeeze prune --method gal model.pt`."""
     from squeeze.demo import train_demo
+    from squeeze_cli.opening import check_free
 
-    train_demo(out, quiet)
+    check_free(out, force)
+    metrics = train_demo(out, quiet)
+    if not quiet:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        click.echo(f"{out} ({told}); next: squeeze prune --method gal {out}")

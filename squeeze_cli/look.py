@@ -26,7 +26,7 @@ def inspect(source: Source, ignore: tuple[str, ...], as_json: bool) -> None:
     from squeeze_cli.opening import opened
 
     target = opened(source)
-    structure = squeeze.trace(target.model, target.example_inputs)
+    structure = squeeze.trace(target.model, target.task.example_inputs)
     structure = structure.ignoring(ignore) if ignore else structure
     if as_json:
         click.echo(json.dumps(tables.structure_dict(structure), indent=1))
@@ -64,12 +64,13 @@ def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None
       squeeze profile runs/demo/model.safetensors --threads 1 --json
     """
     import squeeze
+    from squeeze.parity import with_batch
     from squeeze_cli import tables
-    from squeeze_cli.opening import batched, opened
+    from squeeze_cli.opening import opened
 
     target = opened(source)
-    counted = squeeze.profile(target.model, target.example_inputs)
-    timed = None if no_latency else squeeze.latency(target.model, batched(target.example_inputs, batch))
+    counted = squeeze.profile(target.model, target.task.example_inputs)
+    timed = None if no_latency else squeeze.latency(target.model, with_batch(target.task.example_inputs, batch))
     if as_json:
         click.echo(json.dumps(tables.profile_dict(counted, timed), indent=1))
     else:

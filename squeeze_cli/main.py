@@ -1,5 +1,6 @@
 """The command `squeeze`: its subcommands, and the one place where an error becomes a line and an exit code."""
 
+import shlex
 import warnings
 from typing import Any, TextIO
 
@@ -28,6 +29,11 @@ Shell completion: add to ~/.bashrc (for zsh and fish, write zsh_source or fish_s
 
 class Commands(click.Group):
     """A group of commands that reports every expected error in one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what was typed, for the report."""
+        ctx.meta[prune.COMMAND] = shlex.join(["squeeze", *args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of the user end in one line on stderr and an exit code."""

@@ -8,6 +8,9 @@ import click
 
 from squeeze_cli.source import Source, force_option, gathered, quiet_option, takes_model
 
+COMMAND = "squeeze_cli.command"
+"""Key of the click context's `meta`: the command as it was typed."""
+
 ON_INTERRUPT = "squeeze_cli.on_interrupt"
 """Key of the click context's `meta`: what to add to "interrupted"."""
 
@@ -106,16 +109,18 @@ def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: 
       squeeze prune --method magnitude vgg.pth --arch torchvision:vgg16_bn --input-shape 3,224,224 --ignore 'head*'
       squeeze prune --method my_pass.py:MyPass model.pt --set strength=0.1
     """
+    from squeeze.report import summary_table
     from squeeze_cli import tables
     from squeeze_cli.running import look_ahead, prepared, pruned
 
     job = prepared(source, method, target, quiet)
     if dry_run:
-        tables.show(*look_ahead(job))
+        structure = look_ahead(job)
+        tables.show(*tables.structure_tables(structure), tables.plan_line(job.chosen, job.folder))
         return
     click.get_current_context().meta[ON_INTERRUPT] = "; run the same command with --resume to go on where it stopped"
-    result, files = pruned(job)
+    result = pruned(job)
     if not quiet:
-        tables.show(tables.result_table(result))
-        for name in ("model.safetensors", "model.onnx", "report.html"):
-            click.echo(f"{name:<18} {files[name]}")
+        tables.show(summary_table(result.report))
+        for what, name in (("model", "model.safetensors"), ("ONNX", "model.onnx"), ("report", "report.html")):
+            click.echo(f"{what:<7} {job.folder / name}")

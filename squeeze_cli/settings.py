@@ -41,9 +41,9 @@ def find_pass(name: str) -> type[Any]:
         InputError: There is no such pass, it cannot be imported, or it is no dataclass.
     """
     if ":" in name:
-        from squeeze.models import import_object
+        from squeeze.architectures import load_callable
 
-        found = import_object(name, "--method")
+        found = load_callable(name)
     else:
         found = _load(_named(name))
     if not (inspect.isclass(found) and dataclasses.is_dataclass(found)):
@@ -212,7 +212,7 @@ def _attribute_docs(doc: str) -> dict[str, str]:
             entries[name] = start.group(2)
         elif name and line.strip():
             entries[name] += " " + line.strip()
-    return entries
+    return {name: text.replace("``", "") for name, text in entries.items()}
 
 
 def _meant(name: str, known: Any) -> str:

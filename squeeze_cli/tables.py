@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -207,3 +208,9 @@ def profile_dict(counted: Profile, timed: Latency | None) -> dict[str, Any]:
 def profile_tables(counted: Profile, timed: Latency | None) -> list[RenderableType]:
     """A profile for people."""
     return [counted.table(), *([f"Latency: {timed}"] if timed else [])]
+
+
+def plan_line(chosen: Any, folder: Path) -> str:
+    """What a run would do, for a run that does nothing."""
+    settings = ", ".join(f"{setting.name}={getattr(chosen, setting.name)}" for setting in settings_of(type(chosen)))
+    return f"Would run {chosen.name} with {settings}, and write {folder}. Nothing was trained or written."

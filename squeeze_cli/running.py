@@ -1,0 +1,155 @@
+"""What `squeeze prune` does between parsing and printing."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+import squeeze
+from squeeze.errors import BudgetError, InputError, TraceError
+from squeeze.files import claim_folder
+from squeeze.models import Opened
+from squeeze.runs import write_run
+from squeeze.selection import Budget, Scores, select
+from squeeze.structure.groups import Structure
+from squeeze_cli.opening import opened
+from squeeze_cli.prune import COMMAND, Method, Target
+from squeeze_cli.settings import build, find_pass, parse_assignments
+from squeeze_cli.source import Source
+
+DEFAULT_MACS = 0.5
+FINETUNE = "finetune."
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run that can begin.
+
+    Attributes:
+        opened: The model and its data.
+        chosen: The pass.
+        finetuning: How to fine-tune.
+        run: Seed, folder and so on.
+        force: Replace an earlier run.
+    """
+
+    opened: Opened
+    chosen: squeeze.Pass
+    finetuning: squeeze.FineTune
+    run: squeeze.Run
+    folder: Path
+    force: bool
+
+
+def prepared(source: Source, method: Method, target: Target, quiet: bool) -> Job:
+    """Everything that can be wrong in what was typed, found out before anything is written.
+
+    Raises:
+        InputError: The pass, a setting, the model or its data cannot be had.
+    """
+    chosen, finetuning = settled(method)
+    folder = target.out or Path("runs") / f"{Path(source.model).stem}-{chosen.name}"
+    run = squeeze.Run(folder, target.seed, target.resume, quiet)
+    return Job(opened(source), chosen, finetuning, run, folder, target.force)
+
+
+def settled(method: Method) -> tuple[squeeze.Pass, squeeze.FineTune]:
+    """The pass and the fine-tuning with their settings.
+
+    Raises:
+        InputError: There is no such pass or setting, or a value that can't be.
+    """
+    found, texts = find_pass(method.method), parse_assignments(method.assignments)
+    later = {name.removeprefix(FINETUNE): texts.pop(name) for name in list(texts) if name.startswith(FINETUNE)}
+    given = {"macs": method.macs, "params": method.params, "epochs": method.epochs, "ignore": method.ignore or None}
+    values = {name: value for name, value in given.items() if value is not None}
+    twice = sorted(values.keys() & texts.keys())
+    if twice:
+        raise InputError(f"--set: must name what no other option names, got {twice[0]} twice; drop one of them.")
+    # A budget is a setting that is None unless it is given: one is needed, and half of the MACs is what most want.
+    budgets = {field.name for field in dataclasses.fields(found) if field.default is None}
+    if "macs" in budgets and not budgets & (values.keys() | texts.keys()):
+        values["macs"] = DEFAULT_MACS
+    chosen = build(found, texts, values, found.name)
+    if not isinstance(chosen, squeeze.Pass):
+        raise InputError(f"--method: {method.method} must have name, search and objective; see CONTRIBUTING.md.")
+    epochs = {} if method.finetune_epochs is None else {"epochs": method.finetune_epochs}
+    return chosen, build(squeeze.FineTune, later, epochs, "fine-tuning")
+
+
+def look_ahead(job: Job) -> Structure:
+    """What a run could remove, without running it.
+
+    Raises:
+        TraceError: The model cannot be traced.
+        BudgetError: More is asked for than can be removed.
+    """
+    settings: dict[str, Any] = dataclasses.asdict(job.chosen)  # type: ignore[call-overload]
+    structure = squeeze.trace(job.opened.model, job.opened.task.example_inputs)
+    structure = structure.ignoring(settings.get("ignore") or ())
+    shares = {name: settings[name] for name in ("macs", "params") if settings.get(name) is not None}
+    if shares:
+        kinds = settings.get("structures") or ()
+        blocks = {block.name: 0.0 for block in structure.blocks if "blocks" in kinds}
+        branches = {branch.name: 0.0 for branch in structure.branches if "branches" in kinds}
+        scores = Scores(structure.nothing().units, blocks, branches)
+        select(structure, scores, Budget(**shares), settings.get("round_to") or 1)
+    return structure
+
+
+def pruned(job: Job) -> squeeze.Result:
+    """Run, and write the folder.
+
+    Raises:
+        SqueezeError: See `squeeze.compress` and `squeeze.runs.write_run`.
+    """
+    command = str(click.get_current_context().meta.get(COMMAND, ""))
+    with _claimed(job):
+        _log(job.folder, f"began: {command}")
+        result = squeeze.compress(
+            job.opened.model,
+            job.chosen,
+            job.opened.task,
+            finetuning=job.finetuning,
+            run=job.run,
+        )
+        final = write_run(result, job.folder, job.opened.about, command)
+        _log_history(job.folder, final)
+    return final
+
+
+@contextmanager
+def _claimed(job: Job) -> Iterator[None]:
+    """The folder, made ready; gone again after a mistake, and with the error in its log after anything else."""
+    there = job.folder.exists()
+    claim_folder(job.folder, job.force, job.run.resume)
+    try:
+        yield
+    except (InputError, BudgetError, TraceError):
+        if not there and [path.name for path in job.folder.iterdir()] == ["log"]:
+            (job.folder / "log").unlink()
+            job.folder.rmdir()
+        raise
+    except (squeeze.SqueezeError, KeyboardInterrupt) as error:
+        _log(job.folder, f"stopped: {error or type(error).__name__}")
+        raise
+
+
+def _log_history(folder: Path, result: squeeze.Result) -> None:
+    for phase in result.report.history:
+        for epoch, row in enumerate(zip(*phase.series.values(), strict=False)):
+            told = (f"{name} {value:.5g}" for name, value in zip(phase.series, row, strict=True) if value is not None)
+            _log(folder, f"{phase.name} epoch {epoch + 1}: {', '.join(told)}")
+    for note in result.report.notes:
+        _log(folder, f"note: {note}")
+    _log(folder, f"finished: {result.report.after.macs} MACs, {dict(result.report.after.metrics)}")
+
+
+def _log(folder: Path, line: str) -> None:
+    with (folder / "log").open("a", encoding="utf-8") as file:
+        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
