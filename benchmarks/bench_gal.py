@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import squeeze
 from benchmarks import latencies
@@ -195,9 +195,7 @@ def opened(setup: Setup, data: str, weights: Path, work: Path, results: Path) ->
     """The pretrained network and its data."""
     make, file = NETWORKS[setup.network]
     task = make(data)
-    dense = task.build()
-    state: dict[str, Tensor] = squeeze.load_weights(weights / file)
-    dense.load_state_dict(state)
+    dense = squeeze.load_into(task.build(), squeeze.read_weights(weights / file))
     return Bench(setup, task, dense.to(memory_format=torch.channels_last).eval(), work, results)
 
 

@@ -127,7 +127,7 @@ def masks(phase: Phase) -> str:
             panes[0].plot(range(1, len(middle) + 1), middle, color=AFTER, label="median")
         panes[0].set_title("Mask values")
         panes[0].set_ylim(bottom=min(0, *_finite(phase.quantiles[levels[0]])))
-        panes[0].legend(loc="lower left")
+        panes[0].legend(**ABOVE)
         if zeros:
             _line(panes[1], zeros, "Masks that are exactly 0", percent=True)
             panes[1].set_ylim(0, max(0.05, 1.1 * max(_finite(zeros), default=0)))
@@ -152,11 +152,7 @@ def steering(phase: Phase, target: float | None, subject: str) -> str:
                 pane.set_ylim(0, 1.08)
             else:
                 _line(pane, phase.series[name], "λ, weight of the sparsity term")
-                if all(value > 0 for value in _finite(phase.series[name])):
-                    pane.set_yscale("log")
-                    pane.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
-                    pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                    pane.yaxis.set_minor_locator(NullLocator())
+                _logarithmic(pane, _finite(phase.series[name]))
         _epochs(panes)
 
     return _svg(f"steering-{phase.name}", 2.3, draw)
@@ -220,6 +216,16 @@ def _line(pane: Axes, values: Sequence[float | None], title: str, percent: bool 
     pane.set_title(title)
     if percent:
         pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+
+
+def _logarithmic(pane: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis where the values differ enough to need one."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low > 0 and high > 3 * low:
+        pane.set_yscale("log")
+        pane.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,), numticks=20))
+        pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        pane.yaxis.set_minor_locator(NullLocator())
 
 
 def _band(low: str, high: str) -> str:
