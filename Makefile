@@ -53,5 +53,12 @@ format: $(INSTALLED_DEV)  ## write the format that lint wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: bench-gal  ## every benchmark, and the tables of benchmarks/README.md (DATA and WEIGHTS as for bench-gal)
+	$(BIN)/python -m benchmarks.tables
+
+bench-gal: $(INSTALLED_BENCH)  ## GAL beside Magnitude and Torch-Pruning: DATA=folder of CIFAR-10, WEIGHTS=folder of weights
+	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo "say where they are: make $@ DATA=folder WEIGHTS=folder" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.bench_gal "$(DATA)" "$(WEIGHTS)"
+
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist *.egg-info runs model.pt

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from squeeze_cli.source import Source, force_option, quiet_option, takes_model
+from squeeze_cli.given import Source
+from squeeze_cli.options import force_option, quiet_option, takes_model
 
 
 @click.command()

@@ -4,7 +4,8 @@ import json
 
 import click
 
-from squeeze_cli.source import Source, takes_model
+from squeeze_cli.given import Source
+from squeeze_cli.options import takes_model
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

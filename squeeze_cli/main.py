@@ -7,6 +7,7 @@ from typing import Any, TextIO
 import click
 
 from squeeze_cli import deploy, look, prune
+from squeeze_cli.given import COMMAND, ON_INTERRUPT
 
 WRONG_INPUT = 2
 FAILED_CHECK = 1
@@ -32,7 +33,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep what was typed, for the report."""
-        ctx.meta[prune.COMMAND] = shlex.join(["squeeze", *args])
+        ctx.meta[COMMAND] = shlex.join(["squeeze", *args])
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -44,7 +45,7 @@ class Commands(click.Group):
         except (click.exceptions.Exit, click.exceptions.Abort, click.ClickException):
             raise
         except KeyboardInterrupt:
-            click.echo(f"\ninterrupted{ctx.meta.get(prune.ON_INTERRUPT, '')}", err=True)
+            click.echo(f"\ninterrupted{ctx.meta.get(ON_INTERRUPT, '')}", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             code = _exit_code(error)

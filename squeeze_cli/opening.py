@@ -10,7 +10,7 @@ from squeeze.export import export_onnx, export_pt2
 from squeeze.files import write_text
 from squeeze.models import Opened, open_model
 from squeeze.report import Report, render
-from squeeze_cli.source import Source
+from squeeze_cli.given import Source
 
 EXPORTERS = {".onnx": export_onnx, ".pt2": export_pt2}
 

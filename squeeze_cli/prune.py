@@ -1,58 +1,12 @@
 """The command prune: from a model to a folder with a smaller one."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from squeeze_cli.source import Source, force_option, gathered, quiet_option, takes_model
-
-COMMAND = "squeeze_cli.command"
-"""Key of the click context's `meta`: the command as it was typed."""
-
-ON_INTERRUPT = "squeeze_cli.on_interrupt"
-"""Key of the click context's `meta`: what to add to "interrupted"."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """How to prune, as it is said on the command line.
-
-    Attributes:
-        method: A pass by name, or ``file.py:Pass``.
-        macs: The share of MACs that stays.
-        params: The share of parameters that stays.
-        ignore: Name patterns of layers that stay as they are.
-        assignments: ``field=value`` texts.
-        epochs: Of the pass.
-        finetune_epochs: Of fine-tuning.
-    """
-
-    method: str
-    macs: float | None
-    params: float | None
-    ignore: tuple[str, ...]
-    assignments: tuple[str, ...]
-    epochs: int | None
-    finetune_epochs: int | None
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the run goes, and how it begins.
-
-    Attributes:
-        out: The folder; None for one named after the model and the method.
-        force: Replace an earlier run.
-        resume: Go on with an interrupted run.
-        seed: Of every random number.
-    """
-
-    out: Path | None
-    force: bool
-    resume: bool
-    seed: int
+from squeeze_cli.given import ON_INTERRUPT, Method, Source, Target
+from squeeze_cli.options import force_option, gathered, quiet_option, takes_model
 
 
 def _method_options(command: Any) -> Any:

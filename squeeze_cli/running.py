@@ -17,10 +17,9 @@ from squeeze.models import Opened
 from squeeze.runs import write_run
 from squeeze.selection import Budget, Scores, select
 from squeeze.structure.groups import Structure
+from squeeze_cli.given import COMMAND, Method, Source, Target
 from squeeze_cli.opening import opened
-from squeeze_cli.prune import COMMAND, Method, Target
 from squeeze_cli.settings import build, find_pass, parse_assignments
-from squeeze_cli.source import Source
 
 DEFAULT_MACS = 0.5
 FINETUNE = "finetune."

@@ -101,7 +101,7 @@ def check_refused(result: Result, *words: str, code: int = 2) -> None:
 
 
 def test_gal_needs_data(folder: Path) -> None:
-    check_refused(prune("--method", "gal"), "data", "--data")
+    check_refused(prune("--method", "gal"), "GAL", "needs data")
 
 
 def test_data_must_fit_the_model(folder: Path) -> None:
@@ -122,7 +122,8 @@ def test_the_input_shape_must_be_numbers(folder: Path, shape: str) -> None:
 
 
 def test_unknown_data_are_answered_with_what_there_is(folder: Path) -> None:
-    check_refused(prune("--method", "gal", "--data", "digit"), "'digit'", "digits", "cifar10")
+    check_refused(prune("--method", "gal", "--data", "digit"), "'digit'", "did you mean digits")
+    check_refused(prune("--method", "gal", "--data", "faces"), "'faces'", "digits", "cifar10")
 
 
 def test_missing_keys_are_named(folder: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path, files_of_8_kb: No
 def test_an_existing_run_is_kept_unless_forced(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "report.json").write_text("{}")
-    check_refused(prune("--out", "run"), "run", "--force")
+    check_refused(prune("--out", "run"), "run", "report.json", "force")
     assert (folder / "run" / "report.json").read_text() == "{}"
 
 
@@ -233,7 +234,7 @@ def test_an_existing_export_is_kept_unless_forced(folder: Path) -> None:
 
 def test_a_model_with_nothing_to_remove_says_so(folder: Path) -> None:
     save(network("rigid"), folder / "rigid.pt")
-    check_refused(prune(model="rigid.pt", arch="networks.py:rigid"), "at least 1", "inspect")
+    check_refused(prune(model="rigid.pt", arch="networks.py:rigid"), "removed", "reaches the model's output", "inspect")
 
 
 def test_a_model_that_fails_says_where(folder: Path) -> None:

@@ -1,34 +1,15 @@
-"""Which model a command works on: the argument MODEL and the options that every command shares."""
+"""The argument MODEL and the options that several commands share."""
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
 
+from squeeze_cli.given import Source
+
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model as it is named on the command line.
-
-    Attributes:
-        model: The path of a checkpoint or artefact.
-        arch: How to build the network; None if the file says so itself.
-        data: The data set; None if the file says so itself, or if there is none.
-        input_shape: Of one sample; None if the file or the data say so.
-        trust_pickle: Run the code that a pickled module holds.
-        threads: How many PyTorch computes with; None leaves it to PyTorch.
-    """
-
-    model: str
-    arch: str | None
-    data: str | None
-    input_shape: tuple[int, ...] | None
-    trust_pickle: bool
-    threads: int | None
 
 
 def takes_model(command: Command) -> Command:
