@@ -170,19 +170,19 @@ def histograms(phase: Phase) -> str:
 
 
 def curves(phase: Phase, names: Sequence[tuple[str, str]]) -> str:
-    """Series side by side, at most four in a row."""
+    """Series side by side, up to four in a row."""
+    columns = 3 if len(names) in (5, 6, 9) else min(4, max(2, len(names)))
+    rows = math.ceil(len(names) / columns)
 
     def draw(figure: Figure) -> None:
-        columns = min(4, max(2, len(names)))
-        grid = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False)
-        panes = list(grid.flat)
+        panes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for pane, (name, title) in zip(panes, names, strict=False):
             _line(pane, phase.series[name], wording.shortened(title, 34))
         for pane in panes[len(names) :]:
             pane.set_visible(False)
         _epochs(panes)
 
-    return _svg(f"curves-{phase.name}", 2.0 * math.ceil(len(names) / 4), draw)
+    return _svg(f"curves-{phase.name}", 2.0 * rows, draw)
 
 
 def _pair(pane: Axes, places: Sequence[int], before: Sequence[float], after: Sequence[float]) -> None:
