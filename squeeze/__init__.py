@@ -20,6 +20,7 @@ from squeeze.export import export_pt2 as export_pt2
 from squeeze.finetune import FineTune as FineTune
 from squeeze.finetune import finetune as finetune
 from squeeze.latency import Latency as Latency
+from squeeze.latency import compare as compare
 from squeeze.latency import latency as latency
 from squeeze.passes.base import Found as Found
 from squeeze.passes.base import Pass as Pass

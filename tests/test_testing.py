@@ -1,0 +1,74 @@
+"""`check_pass` accepts the passes we have and names what is wrong with others."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from squeeze import GAL, Found, Magnitude, Pass
+from squeeze.testing import check_pass
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Magnitude(macs=0.5),
+        Magnitude(params=0.6, scope="local"),
+        Magnitude(ratio=0.3, ignore=("stem",), round_to=1),
+        GAL(macs=0.6, epochs=2),
+        GAL(params=0.7, epochs=1, structures=("filters", "blocks")),
+    ],
+    ids=repr,
+)
+def test_ours_are_passes(chosen: Pass) -> None:
+    assert check_pass(chosen) is None
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """Magnitude, spoiled by a function of what it found."""
+
+    spoil: Callable[[Any, Found], Found]
+    name: ClassVar[str] = "spoiled"
+
+    def search(self, model: Any, structure: Any, task: Any, run: Any) -> Found:
+        return self.spoil(model, Magnitude(macs=0.7).search(model, structure, task, run))
+
+    def objective(self, model: Any, loss: Any) -> Any:
+        return nullcontext(loss)
+
+
+def writes_into_the_model(model: Any, found: Found) -> Found:
+    with torch.no_grad():
+        model.head.bias.add_(1)
+    return found
+
+
+def forgets_to_copy(model: Any, found: Found) -> Found:
+    return replace(found, model=model)
+
+
+def leaves_a_hook(model: Any, found: Found) -> Found:
+    model.register_forward_hook(print)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (writes_into_the_model, "weights of the given model"),
+        (forgets_to_copy, "a copy of the model"),
+        (leaves_a_hook, "no hook"),
+    ],
+)
+def test_what_is_wrong_is_named(spoil: Any, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_pass(Spoiled(spoil))
+
+
+def test_a_class_is_not_a_pass() -> None:
+    with pytest.raises(AssertionError, match="instance of a dataclass"):
+        check_pass(Magnitude)  # type: ignore[arg-type]
