@@ -1,27 +1,37 @@
 """Artefacts: a compressed model as one safetensors file, with its plan in the header."""
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from squeeze.architectures import builder
+from squeeze.architectures import builder, runs_code
 from squeeze.edits import rewrite
 from squeeze.errors import ArtifactError, InputError, PlanError
 from squeeze.files import write_bytes
-from squeeze.plan import Plan
-from squeeze.weights import checksum
+from squeeze.plan import Drop, Plan
+from squeeze.weights import kind_of, view_of
 
-FORMAT = "squeeze artefact"
-_OURS = ("torchvision:", "timm:", "squeeze.demo:")
+KIND = "squeeze artefact"
+FORMAT = 1
+
+_KEY = "squeeze"
+_UNSIGNED = "0" * 64
+_DIGEST = re.compile(rb'\\"sha256\\":\\"([0-9a-f]{64})\\"')
+_START = 256
+"""Bytes within which an artefact says what it is and what its checksum is."""
 _MAX_HEADER = 100_000_000
+_MAX_RECORD = 2**24
+_MAX_PARTS = 1024
 
 
 class Compressed(Protocol):
@@ -41,100 +51,162 @@ class Artifact:
     """What a file holds.
 
     Attributes:
+        path: Of the file.
         plan: To be replayed on the dense model.
-        weights: Of the smaller model.
+        weights: Of the smaller model; tied ones are one tensor.
         about: What the file says of itself: "arch", "data", "input_shape".
+        size: Of the file, in bytes.
     """
 
+    path: Path
     plan: Plan
     weights: Mapping[str, Tensor]
     about: Mapping[str, Any]
+    size: int
 
 
 def save(result: Compressed, path: Path | str, about: Mapping[str, Any] | None = None) -> Path:
-    """Write a compressed model as one file, atomically.
+    """Write a compressed model as one file, atomically; the same model gives the same bytes.
 
     Args:
         result: The model and its plan.
         path: Of the file.
         about: What `load` and the command line may want to know: "arch", "data", "input_shape".
 
+    Returns:
+        The path.
+
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, or the model holds what such a file cannot.
     """
-    shared: dict[tuple[Any, ...], str] = {}
-    tensors, aliases = {}, {}
+    first: dict[tuple[Any, ...], str] = {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
     for name, tensor in result.model.state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (name,)
-        first = shared.setdefault(key, name)
-        if first == name:
-            tensors[name] = tensor.detach().cpu().contiguous()
+        _require_dense(name, tensor)
+        owner = first.setdefault(view_of(tensor) if tensor.numel() else (name,), name)
+        if owner == name:
+            tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
         else:
-            aliases[name] = first
-    described = json.dumps({"about": dict(about or {}), "aliases": aliases, "version": _version()})
-    plan = result.plan.to_json()
-    header = {"format": FORMAT, "plan": plan, "squeeze": described, "sha256": checksum(tensors, plan + described)}
-    write_bytes(Path(path), serialize(tensors, metadata=header))
+            aliases[name] = owner
+    record = json.dumps(
+        {
+            # First, so that it is found before anything is parsed.
+            "sha256": _UNSIGNED,
+            "kind": KIND,
+            "format": FORMAT,
+            "squeeze": _version(),
+            "about": dict(about or {}),
+            "aliases": aliases,
+            "plan": json.loads(result.plan.to_json()),
+        },
+        separators=(",", ":"),
+    )
+    if len(record) > _MAX_RECORD:
+        raise InputError(f"{path}: must have a plan of at most {_MAX_RECORD} bytes, got {len(record)}; use fewer steps")
+    raw = serialize(tensors, metadata={_KEY: record})
+    found = _DIGEST.search(raw, 0, _START)
+    if found is None:
+        raise InputError(f"{path}: must start with its checksum, got another header; update safetensors.")
+    digest = hashlib.sha256(raw).hexdigest().encode()
+    write_bytes(Path(path), raw[: found.start(1)] + digest + raw[found.end(1) :])
     return Path(path)
 
 
+def _require_dense(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, Tensor) or name.rpartition(".")[2] == "_extra_state":
+        raise InputError(f"save: {name} must be a tensor, got extra state; keep it in a buffer of the module.")
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype is torch.complex128:
+        got = "complex128" if tensor.dtype is torch.complex128 else "a sparse or quantised one"
+        raise InputError(f"save: {name} must be a dense tensor that safetensors can hold, got {got}; convert it.")
+
+
+def is_artifact(path: Path) -> bool:
+    """The file says of itself that it is one, be it intact or not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(_START)
+    return KIND.encode() in start or b'\\"sha256\\":\\"' in start
+
+
 def read(path: Path | str) -> Artifact:
-    """Read an artefact, trusting nothing in it.
+    """Read an artefact, trusting nothing in it; no code of anybody's runs.
 
     Raises:
         ArtifactError: Not an artefact, damaged, altered, or from a newer squeeze.
     """
     path = Path(path)
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        raise ArtifactError(f"{path}: must be a {KIND}, got {got}; check the path.")
     try:
         raw = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ArtifactError(f"{path}: must be a readable file, got {reason}; check the path.") from error
-    header = _header(path, raw)
+        raise ArtifactError(f"{path}: must be a readable file, got {reason}; check its permissions.") from error
+    _require_intact(path, raw)
     try:
-        tensors = parse(raw)
-        described = json.loads(header["squeeze"])
-        intact = checksum(tensors, header["plan"] + header["squeeze"]) == header["sha256"]
-        about, aliases = dict(described["about"]), dict(described["aliases"])
-        if intact:
-            tensors.update({name: tensors[first] for name, first in aliases.items()})
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, RuntimeError, OverflowError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path}: must be whole, got a damaged file ({reason}); take a good copy.") from error
-    if not intact:
+        tensors, record = _contents(raw)
+        kind, written, squeeze = record["kind"], int(record["format"]), str(record["squeeze"])[:40]
+        about, aliases = dict(record["about"]), dict(record["aliases"])
+        weights = tensors | {name: tensors[owner] for name, owner in aliases.items()}
+        plan = json.dumps(record["plan"])
+    except Exception as error:  # what a hostile header makes of itself is not one type
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path}: must be a {KIND}, got a damaged one ({reason}); take a good copy.") from error
+    if kind != KIND or written > FORMAT:
+        raise ArtifactError(
+            f"{path}: must be a {KIND} of format {FORMAT} or older, got {str(kind)[:40]!r} of format {written}, "
+            f"written by squeeze {squeeze}; update squeeze."
+        )
+    return Artifact(path, _plan(path, plan), weights, about, len(raw))
+
+
+def _require_intact(path: Path, raw: bytes) -> None:
+    size = int.from_bytes(raw[:8], "little")
+    found = _DIGEST.search(raw, 0, _START)
+    if found is None:
+        raise ArtifactError(f"{path}: must be a {KIND}, got another or a damaged file; weights alone need --arch.")
+    if size > min(len(raw) - 8, _MAX_HEADER):
+        raise ArtifactError(f"{path}: must be whole, got a header of {size} bytes in {len(raw)}; take a good copy.")
+    digest = hashlib.sha256(memoryview(raw)[: found.start(1)])
+    digest.update(_UNSIGNED.encode())
+    digest.update(memoryview(raw)[found.end(1) :])
+    if digest.hexdigest().encode() != found.group(1):
         raise ArtifactError(
             f"{path}: must be as it was written, got other content than its checksum says; take a good copy."
         )
+
+
+def _contents(raw: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and record; the header is read first by safetensors, which bounds what it may claim."""
+    tensors = parse(raw)
+    size = int.from_bytes(raw[:8], "little")
+    decoder = json.JSONDecoder()
+    # The record is a text at the very start of the header: the tensors' part needs no second reading.
+    prefix = f'{{"__metadata__":{{"{_KEY}":'
+    header = raw[8 : 8 + min(size, 2 * _MAX_RECORD)].decode()
+    if not header.startswith(prefix):
+        raise ValueError("the record does not come first")
+    text, _ = decoder.raw_decode(header, len(prefix))
+    if not isinstance(text, str) or len(text) > _MAX_RECORD:
+        raise ValueError("a record of absurd size")
+    record = decoder.decode(text)
+    if not isinstance(record, dict):
+        raise ValueError("a record that is no object")
+    return tensors, record
+
+
+def _plan(path: Path, text: str) -> Plan:
     try:
-        plan = Plan.from_json(header["plan"])
+        plan = Plan.from_json(text)
     except PlanError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    return Artifact(plan, tensors, about)
-
-
-def is_artifact(path: Path) -> bool:
-    """The file says of itself that it is one."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            return size <= _MAX_HEADER and f'"{FORMAT}"'.encode() in file.read(min(size, path.stat().st_size))
-    except OSError:
-        return False
-
-
-def _header(path: Path, raw: bytes) -> dict[str, str]:
-    """The metadata, all of it text."""
-    size = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or size > min(len(raw) - 8, _MAX_HEADER):
-        raise ArtifactError(f"{path}: must be a {FORMAT}, got a truncated or other file; take a good copy.")
-    try:
-        header = json.loads(raw[8 : 8 + size])["__metadata__"]
-        texts = {name: header[name] for name in ("format", "plan", "squeeze", "sha256")}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{path}: must be a {FORMAT}, got a file without its header; see squeeze prune.") from error
-    if texts["format"] != FORMAT or not all(isinstance(text, str) for text in texts.values()):
-        raise ArtifactError(f"{path}: must be a {FORMAT}, got {texts['format']!r}; see squeeze prune.")
-    return texts
+    parts = max((part for edit in plan.edits if isinstance(edit, Drop) for part in edit.parts), default=0)
+    if parts > _MAX_PARTS:
+        raise ArtifactError(f"{path}: parts must be at most {_MAX_PARTS}, got {parts}; the plan was altered.")
+    return plan
 
 
 def load(path: Path | str, build: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -149,50 +221,85 @@ def load(path: Path | str, build: Callable[[], nn.Module] | None = None) -> nn.M
         ArtifactError: Not an artefact, damaged, altered, from a newer squeeze, or of another architecture.
     """
     found = read(path)
-    return restore(found, build or _named(Path(path), found), str(path))
+    return restore(found, build or named_builder(found))
 
 
-def restore(found: Artifact, build: Callable[[], nn.Module], where: str) -> nn.Module:
+def named_builder(found: Artifact) -> Callable[[], nn.Module]:
+    """What makes the dense model, by the file's own word.
+
+    Raises:
+        ArtifactError: The file names none, or code that squeeze will not run unasked.
+    """
+    arch = found.about.get("arch")
+    if not isinstance(arch, str) or runs_code(arch):
+        raise ArtifactError(
+            f"{found.path}: must name an architecture of torchvision, timm or the demo to be opened by itself, got "
+            f"{arch!r}; say yourself what makes the dense model (build=, or --arch)."
+        )
+    try:
+        return builder(arch, limit=size_limit(found.size))
+    except InputError as error:
+        raise ArtifactError(f"{found.path}: {error}") from error
+
+
+def size_limit(size: int) -> int:
+    """Bytes that the dense model may take which a file of this size names: far more than any pass removes."""
+    return 2**26 + 64 * size
+
+
+def restore(found: Artifact, build: Callable[[], nn.Module]) -> nn.Module:
     """The model of an artefact that was read.
 
     Raises:
         ArtifactError: It is of another architecture.
     """
     try:
-        model = rewrite(build(), found.plan.edits)
+        dense = build()
+    except InputError as error:
+        raise ArtifactError(f"{found.path}: {error}") from error
+    try:
+        model = rewrite(dense, found.plan.edits)
     except PlanError as error:
-        raise ArtifactError(f"{where}: {error}") from error
-    wanted = model.state_dict()
-    wrong = [n for n in {*wanted, *found.weights} if n not in wanted or n not in found.weights]
-    wrong += [n for n in wanted if n in found.weights and wanted[n].shape != found.weights[n].shape]
-    if wrong:
+        raise ArtifactError(f"{found.path}: {error}") from error
+    except Exception as error:  # a plan made up by somebody can break any layer in its own way
         raise ArtifactError(
-            f"{where}: must be of the architecture {type(model).__name__}, got other weights ({', '.join(sorted(wrong)[:3])}); "
-            "build the model that was compressed."
-        )
+            f"{found.path}: must hold a plan that fits {type(dense).__name__}, got {type(error).__name__} in replaying "
+            "it; build the model that was compressed."
+        ) from error
+    _require_fit(found, model)
     _match_types(model, found.weights)
     model.load_state_dict(dict(found.weights))
     return model.eval()
 
 
+def _require_fit(found: Artifact, model: nn.Module) -> None:
+    wanted, given = model.state_dict(), found.weights
+    wrong = [
+        name
+        for name in sorted({*wanted, *given})
+        if name not in wanted
+        or name not in given
+        or wanted[name].shape != given[name].shape
+        or kind_of(wanted[name]) != kind_of(given[name])
+    ]
+    tied: dict[tuple[Any, ...], Tensor] = {}
+    if not wrong:
+        wrong = [n for n, t in wanted.items() if t.numel() and tied.setdefault(view_of(t), given[n]) is not given[n]]
+    if wrong:
+        raise ArtifactError(
+            f"{found.path}: must hold the weights of {type(model).__name__}, got others ({', '.join(wrong[:3])}); "
+            "build the model that was compressed."
+        )
+
+
 def _match_types(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give the model the precision of the file."""
+    floats = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(floats) == 1:
+        model.to(floats.pop())  # buffers that are not in the file go along
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in weights and tensor.dtype != weights[name].dtype:
             tensor.data = tensor.data.to(weights[name].dtype)
-
-
-def _named(path: Path, found: Artifact) -> Callable[[], nn.Module]:
-    arch = found.about.get("arch")
-    if not isinstance(arch, str) or not arch.startswith(_OURS):
-        raise ArtifactError(
-            f"{path}: must name an architecture of torchvision, timm or the demo to be opened by itself, got {arch!r}; "
-            "pass build= (or --arch) with what makes the dense model."
-        )
-    try:
-        return builder(arch)
-    except InputError as error:
-        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _version() -> str:

@@ -1,6 +1,8 @@
 """From the argument MODEL of the command line to a model and its task."""
 
-from collections.abc import Callable
+import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from squeeze.architectures import builder
-from squeeze.artifact import is_artifact, read, restore
+from squeeze.architectures import Builder, builder, runs_code
+from squeeze.artifact import is_artifact, named_builder, read, restore, size_limit
 from squeeze.data_task import DataTask
 from squeeze.datasets import load_task
 from squeeze.errors import InputError
 from squeeze.plan import Plan
 from squeeze.task import Task, check_inputs
 from squeeze.weights import checksum, load_into, read_weights
+
+_MAX_INPUT = 2**28
+"""Numbers in one sample, when a file says its shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +30,7 @@ class Opened:
     Attributes:
         model: With its weights, in eval mode.
         task: Its data, or only its inputs.
-        about: "arch", "data" and "input_shape", as far as they are known.
+        about: "arch", "data" and "input_shape", as far as they are known; the others are None.
         plan: What it was compressed with; an empty one for a dense model.
         checksum: Of its weights.
     """
@@ -46,57 +51,106 @@ def open_model(
 ) -> Opened:
     """Open weights with the architecture they belong to, a checkpoint that names its own, or an artefact.
 
+    What a file says of itself is used where nothing else is said, but code that it names does not run.
+
     Args:
         path: Of the file.
         arch: See `squeeze.architectures.builder`; the file's own word if None.
         data: See `squeeze.datasets.load_task`; the file's own word if None.
-        input_shape: Of one sample; the file's word, or the data's, if None.
+        input_shape: Of one sample; the data's, or the file's word, if None.
         trust_pickle: Open pickled modules; runs the code in them.
 
     Raises:
         InputError: The file, the architecture or the data cannot be had, or do not fit.
         ArtifactError: An artefact is damaged, or of another architecture.
+
+    Warns:
+        UserWarning: Data that the file names cannot be had.
     """
     path = Path(path)
-    about: dict[str, Any]
     if is_artifact(path):
         found = read(path)
-        about, weights, plan = _about(found.about, arch, data, input_shape), found.weights, found.plan
-        build = builder(_arch(path, about))
-        model = restore(found, build, str(path))
+        known, plan = found.about, found.plan
+        build = builder(arch) if arch is not None else named_builder(found)
+        model = restore(found, build)
     else:
         checkpoint = read_weights(path, trust_pickle)
-        about, weights, plan = _about(checkpoint.meta, arch, data, input_shape), checkpoint.weights, Plan()
-        build = builder(_arch(path, about))
+        known, plan = checkpoint.meta, Plan()
+        build = builder(arch) if arch is not None else _named(path, known)
         model = load_into(build(), checkpoint).eval()
-    task = _task(path, about, build)
+    shape = _shape(path, known) if input_shape is None and data is None else input_shape
+    if data is not None:
+        task: Task | None = load_task(data, build, shape)
+    else:
+        task = _named_task(path, known, build, shape)
+        data = None if task is None else known["data"]
+    task = task or _inputs_only(path, build, shape, model)
     check_inputs(model, task.example_inputs)
-    return Opened(model, task, about, plan, checksum(weights))
+    about = {"arch": known.get("arch") if arch is None else arch, "data": data}
+    return Opened(model, task, {**about, "input_shape": _sample(task, shape)}, plan, checksum(model.state_dict()))
 
 
-def _about(known: Any, arch: str | None, data: str | None, shape: tuple[int, ...] | None) -> dict[str, Any]:
-    given = {"arch": arch, "data": data, "input_shape": None if shape is None else list(shape)}
-    replaced = {"input_shape"} if data is not None and shape is None else set()
-    kept = {name: known.get(name) for name in given if name not in replaced}
-    return {**kept, **{name: value for name, value in given.items() if value is not None}}
-
-
-def _arch(path: Path, about: dict[str, Any]) -> str:
-    if not isinstance(about.get("arch"), str):
+def _named(path: Path, known: Mapping[str, Any]) -> Builder:
+    """What makes the dense model, by a checkpoint's own word."""
+    arch = known.get("arch")
+    if not isinstance(arch, str):
         raise InputError(
-            f"{path}: must say which architecture it is for, got weights alone; add --arch, e.g. --arch torchvision:resnet50."
+            f"{path}: must come with its architecture, got weights alone; add --arch, e.g. --arch torchvision:resnet50."
         )
-    return str(about["arch"])
+    if runs_code(arch):
+        raise InputError(
+            f"{path}: must not choose the code that runs, got the architecture {arch!r}; add --arch {arch} if you "
+            "trust it."
+        )
+    return builder(arch, limit=size_limit(path.stat().st_size))
 
 
-def _task(path: Path, about: dict[str, Any], build: Callable[[], nn.Module]) -> Task:
-    shape = about.get("input_shape")
-    if shape is not None and not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
-        raise InputError(f"{path}: input_shape must be whole numbers above 0, got {shape!r}; add --input-shape.")
-    if about.get("data"):
-        return load_task(str(about["data"]), build, None if shape is None else tuple(shape))
+def _named_task(path: Path, known: Mapping[str, Any], build: Builder, shape: tuple[int, ...] | None) -> Task | None:
+    """The task that a file names; None if it names none, or none that can be had."""
+    data = known.get("data")
+    if not isinstance(data, str) or not data:
+        return None
+    if ".py:" in data:
+        _warn(f"{path}: names its data {data}, which is code and does not run unasked; add --data {data} to use it.")
+        return None
+    try:
+        return load_task(data, build, shape)
+    except InputError as error:
+        if shape is None:
+            raise
+        _warn(f"{path}: goes without the data it names: {error}")
+        return None
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _inputs_only(path: Path, build: Builder, shape: tuple[int, ...] | None, model: nn.Module) -> Task:
     if shape is None:
         raise InputError(
-            f"{path}: must come with data or the shape of its inputs, got neither; add --data or --input-shape 3,224,224."
+            f"{path}: must come with data or the shape of its inputs, got neither; add --data, or --input-shape "
+            "3,224,224."
         )
-    return DataTask(build, torch.zeros(1, *shape) + 0.5, name="inputs")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    inputs = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return DataTask(build, inputs, name="inputs")
+
+
+def _shape(path: Path, known: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of one sample, by the file's own word."""
+    shape = known.get("input_shape")
+    if shape is None:
+        return None
+    sizes = shape if isinstance(shape, list) else [0]
+    if not all(type(size) is int and 0 < size <= _MAX_INPUT for size in sizes) or math.prod(sizes) > _MAX_INPUT:
+        raise InputError(
+            f"{path}: input_shape must be a few whole numbers from 1, got {str(shape)[:60]}; add --input-shape."
+        )
+    return tuple(sizes)
+
+
+def _sample(task: Task, shape: tuple[int, ...] | None) -> list[int] | None:
+    """The shape of one sample, for those who open the model later and have no data."""
+    inputs = task.example_inputs
+    return list(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else list(shape) if shape else None

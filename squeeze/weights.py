@@ -1,8 +1,10 @@
 """Files of weights: reading what others wrote, and writing checkpoints that say what they are."""
 
+import argparse
 import hashlib
+import io
 import json
-import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from squeeze.errors import InputError
-from squeeze.files import write_atomic
+from squeeze.files import write_bytes
 
 _INNER = ("state_dict", "model_state_dict", "model", "net", "weights")
-_PREFIXES = ("module.", "_orig_mod.")
-META = "squeeze"
+_ABOUT = "squeeze"
 """Key under which a checkpoint of ours says what it is."""
 
 
@@ -37,8 +38,8 @@ class Checkpoint:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Read a ``.safetensors`` file, or what `torch.save` wrote: a state dict, bare or inside a dict.
+def read_weights(path: Path | str, trust_pickle: bool = False) -> Checkpoint:
+    """Read a safetensors file, or what `torch.save` wrote: a state dict, bare or inside a dict.
 
     Args:
         path: Of the file.
@@ -47,85 +48,126 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
     Raises:
         InputError: Not a file of weights.
     """
+    path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: must be a file of weights, got {'a folder' if path.is_dir() else 'no such file'}.")
-    found, meta = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path, trust_pickle)
-    weights = {_bare(name): value for name, value in found.items() if isinstance(value, Tensor)}
+        got = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: must be a file of weights, got {got}; check the path.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path}: must be readable, got {(error.strerror or str(error)).lower()}.") from error
+    if not start:
+        raise InputError(f"{path}: must be a file of weights, got an empty file; take a good copy.")
+    found: Mapping[Any, Any]
+    meta: Mapping[str, Any] = {}
+    if start[8:] == b"{" or path.suffix == ".safetensors":
+        found = _safetensors(path)
+    else:
+        found, meta = _unwrapped(path, _torch_file(path, trust_pickle))
+    weights = {name: value.detach() for name, value in found.items() if _is_weight(name, value)}
     if not weights:
         raise InputError(f"{path}: must hold weights by name, got none; save model.state_dict().")
-    return Checkpoint(path, weights, meta)
+    return Checkpoint(path, _bare(weights), meta)
 
 
-def _safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def _safetensors(path: Path) -> Mapping[str, Any]:
     try:
         with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {}).get(META, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 - not a dict
-    except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: must be a safetensors file, got a damaged or other one ({error}).") from error
+            if _ABOUT not in (file.metadata() or {}):
+                return {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # what a damaged header makes of itself is not one type
+        raise InputError(
+            f"{path}: must be a file of weights, got a damaged or other one ({_reason(error)}); take a good copy."
+        ) from error
+    raise InputError(f"{path}: must be a file of weights, got an artefact of squeeze; open it as one, or check it.")
 
 
-def _torch_file(path: Path, trust_pickle: bool) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def _torch_file(path: Path, trust_pickle: bool) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-    except pickle.UnpicklingError as error:
-        if not _is_pickle(path):
+        # Many training scripts keep their options beside the weights; a Namespace is as harmless as a dict.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except Exception as error:  # a pickle can fail with anything
+        pickled = _pickled(path, str(error))
+        if pickled:
             raise InputError(
-                f"{path}: must be a file of weights, got something else; save model.state_dict()."
+                f"{path}: must hold weights only, got a pickled {pickled}, and opening that runs code from the file; "
+                "save model.state_dict() instead, or pass --trust-pickle if you trust who made it."
             ) from error
         raise InputError(
-            f"{path}: must hold weights only, got a pickled object, and opening one runs the code in it; save "
-            "model.state_dict() instead, or pass --trust-pickle if you made the file yourself."
+            f"{path}: must be a file of weights, got a damaged or other one ({_reason(error)}); take a good copy."
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
-        KeyError,
-        AttributeError,
-        ImportError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: must be a file of weights, got a damaged or other one ({reason}).") from error
+
+
+def _pickled(path: Path, message: str) -> str:
+    """What a file holds besides weights, by what torch said when it refused it; "" if that was not why."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return "TorchScript model"
+    found = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.[\w.]+)", message)
+    return found.group(1) if found and "nsupported" in message else ""
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[-1] if "Weights only" in str(error) else lines[0])[:120] if lines else type(error).__name__
+
+
+def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:
+    """The weights inside what was saved, and what the file says of itself."""
     if isinstance(content, nn.Module):
         return content.state_dict(), {}
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: must hold weights by name, got {type(content).__name__}; save model.state_dict().")
-    meta = content.get(META, {})
     inner = next((content[key] for key in _INNER if isinstance(content.get(key), Mapping | nn.Module)), content)
     weights = inner.state_dict() if isinstance(inner, nn.Module) else inner
-    return weights, json.loads(meta) if isinstance(meta, str) else {}
+    try:
+        about = json.loads(content.get(_ABOUT, "{}"))
+    except (ValueError, TypeError, RecursionError):
+        about = {}
+    return weights, about if isinstance(about, dict) else {}
 
 
-def _is_pickle(path: Path) -> bool:
-    """The file is one that `torch.save` or `pickle.dump` wrote, whatever it holds."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    return zipfile.is_zipfile(path) or start[:1] == b"\x80"
+def _is_weight(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
-def _bare(name: str) -> str:
-    while name.startswith(_PREFIXES):
-        name = name.partition(".")[2]
-    return name
+def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what torch.compile, DataParallel and AveragedModel add to names."""
+    names = {name: name.replace("_orig_mod.", "") for name in weights}
+    averaged = {name for name, bare in names.items() if bare == "n_averaged"}
+    while len(names) > len(averaged) and all(
+        bare.startswith("module.") for name, bare in names.items() if name not in averaged
+    ):
+        names = {name: bare.removeprefix("module.") for name, bare in names.items() if name not in averaged}
+    return {bare: weights[name] for name, bare in names.items()}
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     """Fill a model with weights, all of them and no others; precision is the model's.
 
+    Weights that the model ties need to be there once only.
+
     Raises:
-        InputError: Weights are missing, left over, or of other shapes.
+        InputError: Weights are missing, left over, or of other shapes or types.
     """
-    wanted, given = model.state_dict(), checkpoint.weights
+    wanted = model.state_dict()
+    given = {**_implied(wanted, checkpoint.weights), **checkpoint.weights}
+    both = [name for name in wanted if name in given]
     problems = {
         "lacks": [name for name in wanted if name not in given],
         "has besides": [name for name in given if name not in wanted],
         "has in another shape": [
             f"{name} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
-            for name in wanted
-            if name in given and given[name].shape != wanted[name].shape
+            for name in both
+            if given[name].shape != wanted[name].shape
+        ],
+        "has in another type": [
+            f"{name} {given[name].dtype} for {wanted[name].dtype}"
+            for name in both
+            if kind_of(given[name]) != kind_of(wanted[name])
         ],
     }
     told = [f"{what} {_few(names)}" for what, names in problems.items() if names]
@@ -134,30 +176,65 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
             f"{checkpoint.path}: must hold the weights of {type(model).__name__}, but {'; '.join(told)}; "
             "give the architecture that it was saved from."
         )
-    model.load_state_dict(dict(given))
+    model.load_state_dict(given)
     return model
+
+
+def _implied(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What may be left out of a file: counters that old versions did not have, and second names of tied weights."""
+    first = {view_of(wanted[name]): name for name in given if name in wanted and wanted[name].numel()}
+    implied = {}
+    for name, tensor in wanted.items():
+        if name not in given and name.rpartition(".")[2] == "num_batches_tracked":
+            implied[name] = tensor
+        elif name not in given and view_of(tensor) in first:
+            implied[name] = given[first[view_of(tensor)]]
+    return implied
+
+
+def view_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for tensors that show the same numbers in the same way."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def kind_of(tensor: Tensor) -> str:
+    """What cannot be converted into one another without loss of meaning."""
+    if tensor.is_complex():
+        return "complex"
+    return "bool" if tensor.dtype == torch.bool else "float" if tensor.is_floating_point() else "int"
 
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def write_checkpoint(path: Path, model: nn.Module, *, arch: str, data: str, input_shape: tuple[int, ...]) -> None:
+def write_checkpoint(
+    path: Path | str, model: nn.Module, *, arch: str, data: str | None, input_shape: tuple[int, ...]
+) -> None:
     """Write weights that name their own architecture, data and input shape, for `torch.load` with weights_only.
+
+    Args:
+        path: Of the file.
+        model: Whose ``state_dict`` is written.
+        arch: See `squeeze.architectures.builder`.
+        data: See `squeeze.datasets.load_task`.
+        input_shape: Of one sample.
 
     Raises:
         InputError: The file cannot be written.
     """
-    meta = json.dumps({"arch": arch, "data": data, "input_shape": list(input_shape)})
-    content = {"state_dict": model.state_dict(), META: meta}
-    write_atomic(path, lambda temporary: torch.save(content, temporary))
+    about = json.dumps({"arch": arch, "data": data, "input_shape": list(input_shape)})
+    # Through memory: on a full disk torch's writer does not say what is wrong.
+    buffer = io.BytesIO()
+    torch.save({"state_dict": model.state_dict(), _ABOUT: about}, buffer)
+    write_bytes(Path(path), buffer.getvalue())
 
 
-def checksum(weights: Mapping[str, Tensor], text: str = "") -> str:
-    """sha256 of names, types, shapes and numbers, and of a text."""
-    digest = hashlib.sha256(text.encode())
+def checksum(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and numbers, as hex digits."""
+    digest = hashlib.sha256()
     for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        tensor = weights[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
