@@ -178,7 +178,9 @@ def _numbered(run: Run, number: int) -> Run:
 
 
 def _settings(chosen: Pass) -> dict[str, Any]:
-    fields = dataclasses.asdict(chosen) if dataclasses.is_dataclass(chosen) and not isinstance(chosen, type) else {}
+    fields: dict[str, Any] = (
+        dataclasses.asdict(chosen) if dataclasses.is_dataclass(chosen) and not isinstance(chosen, type) else {}
+    )
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 

@@ -43,7 +43,7 @@ class DataTask:
 
     @property
     def metric(self) -> str:
-        """ "accuracy" for classes, "negative_error" for other numbers."""
+        """Accuracy for classes, "negative_error" for other numbers."""
         first = next(iter(self.holdout), next(iter(self.test), None))
         labels = None if first is None else split_batch(first)[1]
         return "accuracy" if labels is None or not labels.is_floating_point() else "negative_error"
@@ -144,7 +144,8 @@ def _split_loader(loader: DataLoader[Any]) -> tuple[DataLoader[Any], DataLoader[
     dataset: Any = loader.dataset
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     held = len(order) // HELD_OUT
-    shared = {"batch_size": loader.batch_size, "num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+    shared: dict[str, Any] = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+    shared["batch_size"] = loader.batch_size
     shuffled = isinstance(loader.sampler, RandomSampler)
     train = DataLoader(Subset(dataset, sorted(order[held:])), shuffle=shuffled, drop_last=loader.drop_last, **shared)
     return train, DataLoader(Subset(dataset, sorted(order[:held])), **shared)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
-from squeeze.architectures import load_callable
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from squeeze.architectures import load_callable
 from squeeze.data_task import DataTask, as_task, held_out
 from squeeze.errors import InputError
 from squeeze.task import Task
@@ -110,7 +110,7 @@ def load_task(spec: str, build: Callable[[], nn.Module], input_shape: tuple[int,
     inputs = next(iter(test))[0][:1]
     if input_shape is not None and tuple(inputs.shape[1:]) != tuple(input_shape):
         raise InputError(
-            f"data: {kind} must fit --input-shape {tuple(input_shape)}, got samples of {tuple(inputs.shape[1:])}; leave it out."
+            f"data: {kind} must fit --input-shape {tuple(input_shape)}, got {tuple(inputs.shape[1:])}; leave it out."
         )
     return DataTask(build, inputs, train, holdout, test, kind)
 

@@ -53,18 +53,18 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     try:
         return model.get_submodule(path), leaf
     except AttributeError as error:
-        raise PlanError(
-            f"rewrite: {name} must exist in {type(model).__name__}, got no such module; use the architecture the plan was made for."
-        ) from error
+        raise PlanError(_unknown(model, name)) from error
+
+
+def _unknown(model: nn.Module, name: str) -> str:
+    return f"rewrite: {name} must exist in {type(model).__name__}, got nothing there; use the plan's own architecture."
 
 
 def _drop(model: nn.Module, edit: Drop) -> None:
     for position, name in enumerate(edit.modules):
         owner, leaf = _owner(model, name)
         if leaf not in owner._modules:
-            raise PlanError(
-                f"rewrite: {name} must exist in {type(model).__name__}, got no such module; use the architecture the plan was made for."
-            )
+            raise PlanError(_unknown(model, name))
         parts = edit.parts[position] if position < len(edit.parts) else 0
         owner._modules[leaf] = Removed(parts)
     for name in edit.parameters:
@@ -80,9 +80,7 @@ def _slice(model: nn.Module, edit: Slice) -> None:
     store: dict[str, Any] = owner._parameters if owner._parameters.get(leaf) is not None else owner._buffers
     tensor = store.get(leaf)
     if tensor is None:
-        raise PlanError(
-            f"rewrite: {edit.tensor} must exist in {type(model).__name__}, got no such tensor; use the architecture the plan was made for."
-        )
+        raise PlanError(_unknown(model, edit.tensor))
     if edit.dim >= tensor.dim() or tensor.shape[edit.dim] != edit.size:
         raise PlanError(
             f"rewrite: {edit.tensor} must have size {edit.size} in dim {edit.dim}, got shape {tuple(tensor.shape)}; "

@@ -32,7 +32,7 @@ class Budget:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise ValueError(
-                f"budget: exactly one of macs, params, ratio must be given, got {sorted(given) or 'none'}; say what stays."
+                f"budget: give exactly one of macs, params and ratio, got {list(given) or 'none'}; e.g. macs=0.5."
             )
         name, value = next(iter(given.items()))
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:

@@ -20,17 +20,19 @@ Split = Literal["holdout", "test"]
 
 @runtime_checkable
 class Task(Protocol):
-    """A model's purpose, as far as compressing it needs to know.
+    """A model's purpose, as far as compressing it needs to know."""
 
-    Attributes:
-        name: Shown in reports.
-        example_inputs: Inputs the model accepts; see `call`.
-        metric: The key of `evaluate` by which checkpoints are chosen (larger is better).
-    """
+    @property
+    def name(self) -> str:
+        """Shown in reports."""
 
-    name: str
-    example_inputs: Inputs
-    metric: str
+    @property
+    def example_inputs(self) -> Inputs:
+        """Inputs the model accepts; see `call`."""
+
+    @property
+    def metric(self) -> str:
+        """The key of `evaluate` by which checkpoints are chosen (larger is better)."""
 
     def build(self) -> nn.Module:
         """A fresh dense model, on which a plan can be replayed."""

@@ -54,8 +54,13 @@ class Learner(Protocol):
         optimizers: By name; saved and restored.
     """
 
-    modules: Mapping[str, nn.Module]
-    optimizers: Mapping[str, Optimizer]
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Everything with state, by name; saved and restored."""
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """By name; saved and restored."""
 
     def start_epoch(self, epoch: int) -> None:
         """Set modes and learning rates; a resumed epoch is started again, so do it the same way twice."""

@@ -1,4 +1,4 @@
-"""What a removed module returns: nothing, in a form that the code around it can carry to the sum or concatenation it ends in."""
+"""What a removed module returns: nothing, in a form that the code around it carries to the sum or join it ends in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

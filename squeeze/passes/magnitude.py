@@ -24,7 +24,7 @@ class Magnitude:
         macs: Share of the MACs that stays.
         params: Share of the parameters that stays.
         ratio: Share of the units that goes; with ``scope="local"``, of every group.
-        scope: Compare units over the whole model (each group's scores divided by their mean), or only within their group.
+        scope: Compare units over the whole model, each group's scores divided by their mean; or within their group.
         ignore: Name patterns of layers to leave alone.
         round_to: Widths end on multiples of this.
     """

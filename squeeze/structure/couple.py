@@ -1,7 +1,7 @@
 """From ties to groups: nodes that go together are a unit, units that touch the same things a group."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -75,23 +75,23 @@ def _groups(record: Record, unit: np.ndarray, free: np.ndarray) -> tuple[tuple[G
         for component, count in zip(*np.unique(here, return_counts=True), strict=True):
             touched[int(component)].append((number, int(count)))
     alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for component, places in touched.items():
-        alike[tuple(places)].append(component)
+    for component, where in touched.items():
+        alike[tuple(where)].append(component)
     marks = _Marks.of(record)
     groups, members, names = [], [], set()
     for places, components in alike.items():
         units = np.array(components)
-        number = np.full(unit.max() + 1, -1)
-        number[units] = np.arange(len(units))
+        rank = np.full(unit.max() + 1, -1)
+        rank[units] = np.arange(len(units))
         axes = []
-        for place, _ in places:
-            (tensor, dim), (first, size) = spans[place]
-            here = number[unit[first : first + size]]
+        for span, _ in places:
+            (tensor, dim), (first, size) = spans[span]
+            here = rank[unit[first : first + size]]
             axes.append(Axis(tensor, dim, here, marks.reads(first + np.flatnonzero(here >= 0))))
-        group = _described(marks, tuple(axes), np.flatnonzero(number[unit] >= 0), len(units))
+        group = _described(marks, tuple(axes), np.flatnonzero(rank[unit] >= 0), len(units))
         name = next(n for n in _numbered(group.name) if n not in names)
         names.add(name)
-        groups.append(Group(name, group.size, group.axes, group.exact, group.maskable, group.note))
+        groups.append(replace(group, name=name))
         members.append(units)
     return tuple(groups), tuple(members)
 

@@ -172,9 +172,7 @@ class Structure:
         """MACs and parameters after a choice is carried out (of the dense model if None)."""
         if choice is None:
             return self.costs.after({}, frozenset(), frozenset())
-        dropped = [b for b in self.blocks if b.name in choice.blocks] + [
-            b for b in self.branches if b.name in choice.branches
-        ]
+        dropped = self._dropped(choice)
         ops = frozenset(op for item in dropped for op in item.ops)
         gone = frozenset(name for item in dropped for name in self.owned(item))
         return self.costs.after(self._kept(choice), ops, gone)
@@ -191,24 +189,21 @@ class Structure:
             Drop(b.name, b.modules, b.parameters, b.parts) for b in self.blocks if b.name in choice.blocks
         ]
         drops += [Drop(b.name, b.modules, b.parameters, b.parts) for b in self.branches if b.name in choice.branches]
-        gone = {
-            n
-            for b in (*self.blocks, *self.branches)
-            if b.name in choice.blocks | choice.branches
-            for n in self.owned(b)
-        }
+        gone = {name for item in self._dropped(choice) for name in self.owned(item)}
         kept = self._kept(choice)
         slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
         return (*drops, *slices)
+
+    def _dropped(self, choice: Choice) -> list[Block | Branch]:
+        items: list[Block | Branch] = [*self.blocks, *self.branches]
+        return [item for item in items if item.name in choice.blocks | choice.branches]
 
     def _check_joined(self, choice: Choice) -> None:
         """A concatenation without operands is nothing."""
         left = {b.concat for b in self.branches if b.name not in choice.branches}
         for branch in self.branches:
             if branch.name in choice.branches and not branch.spare and branch.concat not in left:
-                raise PlanError(
-                    f"choice: {branch.name} must stay, got all branches of its concatenation; keep one of them."
-                )
+                raise PlanError(f"choice: {branch.name} or a branch beside it must stay, got all of them; keep one.")
 
     def choice(self, edits: Iterable[Edit]) -> Choice:
         """The choice that edits carry out: the inverse of `edits`."""

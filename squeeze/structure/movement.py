@@ -266,7 +266,7 @@ RULES: dict[str, Rule] = {
     **_table(
         viewed,
         "view _unsafe_view _reshape_alias reshape permute transpose t expand squeeze unsqueeze select unbind diagonal "
-        "alias detach detach_ lift_fresh lift movedim swapaxes unfold numpy_T contiguous transpose_ squeeze_ unsqueeze_ t_",
+        "alias detach detach_ lift_fresh lift movedim swapaxes unfold contiguous transpose_ squeeze_ unsqueeze_ t_",
     ),
     **_table(split, "split unsafe_split chunk unsafe_chunk tensor_split split_with_sizes unsafe_split_with_sizes"),
     **_table(rearranged, "roll flip"),

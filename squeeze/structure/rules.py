@@ -1,10 +1,8 @@
 """The rule book: what each kind of op says about the labels of its operands.
 
 Element-wise ops tie. Contractions tie what they sum over and pass the rest on. Normalisations tie
-their weights. Reductions drop dims. Movement is in `movement`. What has no rule is pinned.
+their weights. Reductions drop dims. Movement is in `movement`, contractions in `products`. What has no rule is pinned.
 """
-
-import math
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from squeeze.structure.context import Call, Context, Rule
 from squeeze.structure.labels import Labels, Layer
 from squeeze.structure.movement import RULES as MOVEMENT
 from squeeze.structure.movement import agree
+from squeeze.structure.products import RULES as PRODUCTS
 
 _WILD = frozenset(
     "zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty "
@@ -103,149 +102,6 @@ def _overwritten(ctx: Context, call: Call) -> None:
     known = ctx.labels(call.args[0])
     uniform = call.name in ("fill_", "zero_") and call.args[0]._base is None
     ctx.set(call.args[0], Labels(known.layers, wild=(known.wild or uniform) and uniform, fixed=True))
-
-
-def contract(ctx: Context, spec: str, operands: tuple[Tensor, ...], out: Tensor | None) -> dict[str, Tensor]:
-    """Tie what is summed over, agree on what is shared, pass on the rest (spec as in einsum).
-
-    Returns:
-        The ids of each letter that is labelled.
-    """
-    inputs, output = spec.split("->")
-    names = inputs.split(",")
-    a, b = operands
-    found: dict[str, Tensor] = {}
-    for letter in dict.fromkeys(inputs.replace(",", "")):
-        where = [(t, n.index(letter)) for t, n in zip(operands, names, strict=True) if letter in n]
-        ids = (
-            agree(ctx, where, where[0][0].shape[where[0][1]])
-            if len(where) > 1
-            else ctx.labels(where[0][0]).along(where[0][1])
-        )
-        if ids is None:
-            continue
-        found[letter] = ids
-        if letter not in output:
-            sides = [ctx.labels(t).along(dim) for t, dim in where]
-            _read(ctx, a, b, ids, sides)
-            weights = [
-                side for side, (t, _) in zip(sides, where, strict=True) if ctx.labels(t).fixed and side is not None
-            ]
-            found[letter] = weights[0] if weights else ids  # what a reader no longer reads, it does not compute
-        elif not all(ctx.labels(t).fixed for t in operands):
-            ctx.ledger.passes += [ids.numpy().copy() for t, _ in where if ctx.labels(t).fixed]
-    if out is not None:
-        fixed = all(ctx.labels(t).fixed for t in operands)
-        ctx.set(out, Labels(tuple(Layer(output.index(x), ids) for x, ids in found.items() if x in output), fixed=fixed))
-    return found
-
-
-def _read(ctx: Context, a: Tensor, b: Tensor, ids: Tensor, sides: list[Tensor | None]) -> None:
-    """A weight that meets an activation reads it; two activations multiply each other."""
-    fixed = [ctx.labels(a).fixed, ctx.labels(b).fixed]
-    if not any(fixed):
-        ctx.ledger.products.append(ids.numpy().copy())
-    for side, is_weight, other in zip(sides, fixed, reversed(fixed), strict=True):
-        if side is not None and is_weight and not other:
-            ctx.ledger.reads.append(side.numpy().copy())
-
-
-def _product(spec: str, first: int = 0) -> Rule:
-    """mm, bmm and their like; `first` is 1 where a summand comes before the factors."""
-
-    def rule(ctx: Context, call: Call) -> None:
-        operands, out = (call.args[first], call.args[first + 1]), call.outputs[0]
-        found = contract(ctx, spec, operands, out)
-        ctx.cost(macs_of(call.func, call.args, call.kwargs, call.out) or 0, list(found.values()))
-        if first:
-            labelled = ctx.labels(out)
-            for layer in labelled.layers:
-                dim = layer.dim - out.dim() + call.args[0].dim()
-                if dim >= 0 and call.args[0].shape[dim] == out.shape[layer.dim]:
-                    agree(ctx, [(out, layer.dim), (call.args[0], dim)], out.shape[layer.dim])
-
-    return rule
-
-
-def linear(ctx: Context, call: Call) -> None:
-    """A linear layer where it is not decomposed."""
-    x, weight, bias = call.args[0], call.args[1], call.arg("bias")
-    batch = "abcdefgh"[: x.dim() - 1]
-    found = contract(ctx, f"{batch}k,jk->{batch}j", (x, weight), call.outputs[0])
-    if bias is not None:
-        agree(ctx, [(weight, 0), (bias, 0)], bias.shape[0])
-    ctx.cost(macs_of(call.func, call.args, call.kwargs, call.out) or 0, list(found.values()))
-
-
-def convolution(ctx: Context, call: Call) -> None:
-    """Output channels come from the weight's rows, its columns read the input; groups go as a whole."""
-    x, weight, bias, groups = call.args[0], call.args[1], call.arg("bias"), call.arg("groups")
-    rows, columns = (1, 0) if call.arg("transposed") else (0, 1)
-    for tensor in (x, weight):
-        for layer in ctx.labels(tensor).layers:
-            if layer.dim >= 2:
-                ctx.pin(layer.ids, "the kernel's size" if tensor is weight else "is convolved along")
-    if groups == 1:
-        found = contract(ctx, "nc,oc->no" if rows == 0 else "nc,co->no", (x, weight), None)
-    else:
-        found = _grouped(ctx, call, x, weight, groups)
-    if bias is not None:
-        _with_bias(ctx, found, bias)
-    ctx.give(call, [Layer(dim, found[letter]) for dim, letter in ((0, "n"), (1, "o")) if letter in found])
-    macs = macs_of(call.func, call.args, call.kwargs, call.out) or 0
-    ctx.cost(macs, [found.get("n"), found.get("o"), found.get("c") if groups == 1 else None])
-
-
-def _with_bias(ctx: Context, found: dict[str, Tensor], bias: Tensor) -> None:
-    ids = ctx.labels(bias).along(0)
-    if ids is not None and "o" in found:
-        ctx.tie(found["o"], ids)
-    elif ids is not None:
-        ctx.pin(ids, "belongs to channels that stay")
-    elif "o" in found and not ctx.labels(bias).wild and len(found["o"]) > 1:
-        ctx.pin(found["o"], "its bias keeps its size")
-
-
-def _grouped(ctx: Context, call: Call, x: Tensor, weight: Tensor, groups: int) -> dict[str, Tensor]:
-    """All channels of a group, in and out, go together."""
-    inner = ctx.labels(weight).along(1)
-    if inner is not None:
-        ctx.pin(inner, "the width of a group")
-    batch = ctx.labels(x).along(0)
-    rows, ids = ctx.labels(weight).along(0), ctx.labels(x).along(1)
-    found = {} if batch is None else {"n": batch}
-    known = rows if rows is not None else ids
-    if known is None:
-        return found
-    head = known.view(groups, -1)[:, :1]
-    for other in (rows, ids):
-        if other is not None:
-            ctx.tie(other.view(groups, -1), head.expand(groups, len(other) // groups))
-    if rows is None or ids is None:
-        ctx.pin(known, "meets a tensor that keeps its size (a constant made in forward, or the input)")
-    outputs = call.outputs[0].shape[1]
-    return {**found, "o": head.expand(groups, outputs // groups).reshape(-1).clone()}
-
-
-def attention(ctx: Context, call: Call) -> None:
-    """softmax(q kᵀ) v in one op; leading dims are batch and heads."""
-    q, k, v = call.args[:3]
-    lead = "abcdefgh"[: q.dim() - 2]
-    scores = contract(ctx, f"{lead}nd,{lead}md->{lead}nm", (q, k), None)
-    weights = torch.empty(*q.shape[:-1], k.shape[-2])
-    ctx.set(weights, Labels(tuple(Layer(f"{lead}nm".index(x), ids) for x, ids in scores.items() if x != "d")))
-    values = contract(ctx, f"{lead}nm,{lead}me->{lead}ne", (weights, v), None)
-    if "m" in scores:
-        ctx.pin(scores["m"], "attention runs over it")
-    if "d" in scores and call.arg("scale") is None:
-        ctx.ledger.flag_statistics(scores["d"], "attention is scaled by the size of a head")
-    shared = {x: ids for x, ids in {**values, **scores}.items() if x in f"{lead}ne"}
-    out = f"{lead}ne"
-    ctx.give(call, [Layer(out.index(x), ids) for x, ids in shared.items()])
-    heads, tokens = math.prod(q.shape[:-2]), q.shape[-2] * k.shape[-2]
-    axes = [shared.get(x) for x in lead]
-    ctx.cost(heads * tokens * q.shape[-1], [*axes, scores.get("d")])
-    ctx.cost(heads * tokens * v.shape[-1], [*axes, shared.get("e")])
 
 
 def batch_norm(ctx: Context, call: Call) -> None:
@@ -389,21 +245,7 @@ def _named(rule: Rule, names: str) -> dict[str, Rule]:
 
 RULES: dict[str, Rule] = {
     **MOVEMENT,
-    "mm": _product("ik,kj->ij"),
-    "bmm": _product("bik,bkj->bij"),
-    "mv": _product("ik,k->i"),
-    "dot": _product("k,k->"),
-    "vdot": _product("k,k->"),
-    "addmm": _product("ik,kj->ij", first=1),
-    "addmv": _product("ik,k->i", first=1),
-    "baddbmm": _product("bik,bkj->bij", first=1),
-    "linear": linear,
-    **_named(convolution, "convolution _convolution mkldnn_convolution"),
-    **_named(
-        attention,
-        "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math",
-    ),
+    **PRODUCTS,
     **_named(
         batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm"
     ),
@@ -419,9 +261,11 @@ RULES: dict[str, Rule] = {
     **_named(ordered, "argmax argmin sort topk cumsum cumprod median mode argsort kthvalue logcumsumexp"),
     **_named(
         spatial,
-        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+        "max_pool1d max_pool2d max_pool3d "
+        "max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
         "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d adaptive_avg_pool1d "
-        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d "
+        "upsample_linear1d "
         "upsample_trilinear3d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa grid_sampler_2d "
         "grid_sampler_3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
         "replication_pad3d fractional_max_pool2d",

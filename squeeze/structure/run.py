@@ -40,7 +40,15 @@ class Ran:
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One call of a module: its ops are [start, stop); `sources` made its inputs; it returned `returns` values (0: one, bare)."""
+    """One call of a module.
+
+    Attributes:
+        name: Of the module.
+        start: Number of its first op.
+        sources: Numbers of the ops that made its inputs.
+        stop: Number after its last op.
+        returns: How many values it returned; 0 for a bare one.
+    """
 
     name: str
     start: int

@@ -60,8 +60,8 @@ class Steering:
             progress: The share of the schedule that is done.
             updates: How often this is asked in the whole schedule.
         """
-        if self.budget is None:
-            return lambda_
+        if self.budget is None or not np.isfinite(values).all():
+            return lambda_  # masks that are not finite end the run, and not here
         wanted = 1 - (1 - self.budget.target) * min(1.0, progress / self.hold)
         needed = values / speeds
         if self.share(needed <= 0) <= wanted:
