@@ -103,7 +103,9 @@ def export_pt2(model: nn.Module, example_inputs: Inputs, path: Path | str) -> Pa
         with _translating(path, type(model).__name__, "a PyTorch program"):
             program = torch.export.export(twin, args, kwargs, dynamic_shapes=shapes if dynamic else None, strict=False)
             _forget_paths(program)
-            torch.export.save(program, temporary)
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            temporary.write_bytes(content.getvalue())  # on a full disk torch's own writer would abort the process
             loaded = torch.export.load(temporary).module()
 
         def run(trial: Inputs) -> list[Tensor]:
