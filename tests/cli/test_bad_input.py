@@ -1,6 +1,5 @@
 """Whatever a user gets wrong ends in one line that says what, and in an exit code."""
 
-import importlib.util
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,72 +9,20 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
+from squeeze.weights import write_checkpoint
 from squeeze_cli.main import cli
-
-NETWORKS = """
-import torch
-from torch import nn
-
-
-def small(channels=1):
-    return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
-    )
-
-
-def colour():
-    return small(3)
-
-
-def rigid():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-
-class Broken(nn.Sequential):
-    def forward(self, x):
-        return super().forward(x) @ torch.ones(3, 3)
-
-
-def broken():
-    return Broken(*small())
-
-
-def needy(width):
-    return nn.Linear(width, width)
-
-
-number = 7
-"""
+from tests.cli import networks
 
 IMAGE = ("--input-shape", "1,8,8")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: networks.py, and small.pt with weights for its `small`."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "networks.py").write_text(NETWORKS)
-    save(network("small"), tmp_path / "small.pt")
-    return tmp_path
-
-
-@pytest.fixture
-def files_of_8_kb() -> Iterator[None]:
-    """What a full disk does: files end at 8 kB."""
+def files_of_2_kb() -> Iterator[None]:
+    """What a full disk does: files end at 2 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def network(name: str) -> nn.Module:
-    """One of NETWORKS, built from the file in the working folder."""
-    spec = importlib.util.spec_from_file_location("networks_of_the_test", "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)()
 
 
 def save(model: nn.Module, path: Path) -> None:
@@ -105,7 +52,7 @@ def test_gal_needs_data(folder: Path) -> None:
 
 
 def test_data_must_fit_the_model(folder: Path) -> None:
-    save(network("colour"), folder / "colour.pt")
+    save(networks.colour(), folder / "colour.pt")
     result = prune("--method", "gal", "--data", "digits", model="colour.pt", arch="networks.py:colour")
     check_refused(result, "shape", "1, 8, 8")
 
@@ -127,19 +74,19 @@ def test_unknown_data_are_answered_with_what_there_is(folder: Path) -> None:
 
 
 def test_missing_keys_are_named(folder: Path) -> None:
-    weights = network("small").state_dict()
+    weights = networks.small().state_dict()
     del weights["3.weight"]
     torch.save(weights, folder / "small.pt")
     check_refused(prune(), "small.pt", "3.weight")
 
 
 def test_extra_keys_are_named(folder: Path) -> None:
-    torch.save(network("small").state_dict() | {"head.weight": torch.zeros(3)}, folder / "small.pt")
+    torch.save(networks.small().state_dict() | {"head.weight": torch.zeros(3)}, folder / "small.pt")
     check_refused(prune(), "small.pt", "head.weight")
 
 
 def test_weights_of_another_shape_are_named(folder: Path) -> None:
-    save(network("colour"), folder / "small.pt")
+    save(networks.colour(), folder / "small.pt")
     check_refused(prune(), "0.weight", "16, 3, 3, 3", "16, 1, 3, 3")
 
 
@@ -163,7 +110,7 @@ def test_a_missing_file_and_a_folder_are_refused(folder: Path) -> None:
 
 
 def test_a_pickled_module_is_refused_unless_trusted(folder: Path) -> None:
-    torch.save(network("small"), folder / "whole.pt")
+    torch.save(networks.small(), folder / "whole.pt")
     check_refused(prune(model="whole.pt"), "whole.pt", "--trust-pickle")
 
 
@@ -181,6 +128,14 @@ def test_a_pickled_module_is_refused_unless_trusted(folder: Path) -> None:
 )
 def test_an_architecture_must_be_importable_and_build_a_module(folder: Path, arch: str, word: str) -> None:
     check_refused(prune(arch=arch), word)
+
+
+def test_code_that_a_file_names_does_not_run(folder: Path) -> None:
+    for arch in ("networks.py:small", "os:mkdir?path=hacked"):
+        write_checkpoint(folder / "named.pt", networks.small(), arch=arch, data="digits", input_shape=(1, 8, 8))
+        result = CliRunner().invoke(cli, ["prune", "named.pt", "--method", "magnitude"])
+        check_refused(result, "named.pt", "--arch")
+    assert not (folder / "hacked").exists()
 
 
 def test_an_architecture_is_needed(folder: Path) -> None:
@@ -213,9 +168,9 @@ def test_the_folder_must_be_writable(folder: Path) -> None:
     check_refused(prune("--out", "/sys/squeeze"), "/sys/squeeze")
 
 
-def test_a_full_disk_leaves_nothing_half_written(folder: Path, files_of_8_kb: None) -> None:
+def test_a_full_disk_leaves_nothing_half_written(folder: Path, files_of_2_kb: None) -> None:
     check_refused(prune("--out", "run"), "run")
-    assert [path for path in (folder / "run").glob("model*") if path.stat().st_size >= 8192] == []
+    assert [path for path in (folder / "run").glob("model*") if path.stat().st_size >= 2048] == []
 
 
 def test_an_existing_run_is_kept_unless_forced(folder: Path) -> None:
@@ -233,13 +188,14 @@ def test_an_existing_export_is_kept_unless_forced(folder: Path) -> None:
 
 
 def test_a_model_with_nothing_to_remove_says_so(folder: Path) -> None:
-    save(network("rigid"), folder / "rigid.pt")
+    save(networks.rigid(), folder / "rigid.pt")
     check_refused(prune(model="rigid.pt", arch="networks.py:rigid"), "removed", "reaches the model's output", "inspect")
 
 
 def test_a_model_that_fails_says_where(folder: Path) -> None:
-    save(network("broken"), folder / "broken.pt")
-    line = NETWORKS.splitlines().index("        return super().forward(x) @ torch.ones(3, 3)") + 1
+    save(networks.broken(), folder / "broken.pt")
+    wrong = "return super().forward(x) @ torch.ones(3, 3)"
+    line = next(n for n, text in enumerate((folder / "networks.py").read_text().splitlines(), 1) if wrong in text)
     check_refused(prune(model="broken.pt", arch="networks.py:broken"), "networks.py", f"{line}", "mat")
 
 
@@ -266,5 +222,5 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("squeeze_cli.settings.find_pass", bug)
+    monkeypatch.setattr("squeeze_cli.running.find_pass", bug)
     assert isinstance(prune().exception, ZeroDivisionError)

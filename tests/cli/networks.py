@@ -1,0 +1,41 @@
+"""Networks that the tests name on the command line as networks.py:NAME."""
+
+import torch
+from torch import nn
+
+
+def small(channels: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+def colour() -> nn.Module:
+    return small(3)
+
+
+def rigid() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+class Broken(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) @ torch.ones(3, 3)
+
+
+def broken() -> nn.Module:
+    return Broken(*small())
+
+
+def needy(width: int) -> nn.Module:
+    return nn.Linear(width, width)
+
+
+number = 7
