@@ -106,13 +106,14 @@ def _pickled(path: Path, message: str) -> str:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 return "TorchScript model"
-    found = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.[\w.]+)", message)
-    return found.group(1) if found and "nsupported" in message else ""
+    found = re.search(r"nsupported (?:global: )?GLOBAL ([\w.]+)", message)
+    return found.group(1) if found else ""
 
 
 def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[-1] if "Weights only" in str(error) else lines[0])[:120] if lines else type(error).__name__
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    lines = [found.group(1)] if found else str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
 
 
 def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:
