@@ -151,7 +151,7 @@ def read(path: Path | str) -> Artifact:
         kind, written, squeeze = record["kind"], int(record["format"]), str(record["squeeze"])[:40]
         about, aliases = dict(record["about"]), dict(record["aliases"])
         weights = tensors | {name: tensors[owner] for name, owner in aliases.items()}
-        plan = json.dumps(record["plan"])
+        plan = json.dumps(record.pop("plan"))  # out of the record: a hostile one is in memory once only
     except Exception as error:  # what a hostile header makes of itself is not one type
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ArtifactError(f"{path}: must be a {KIND}, got a damaged one ({reason}); take a good copy.") from error

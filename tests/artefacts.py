@@ -1,0 +1,79 @@
+"""A small model with everything that makes saving hard, its plan, and what it is held against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import squeeze
+from squeeze.errors import ArtifactError
+from squeeze.plan import Drop, Plan, Slice, Step
+
+
+class Net(nn.Module):
+    """Tied weights, buffers of several types, one that no file holds, and a layer that can be dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.bn = nn.BatchNorm1d(8)
+        self.block = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 6)
+        self.again = nn.Linear(8, 6)
+        self.again.weight = self.second.weight
+        self.register_buffer("steps", torch.arange(3))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("unsaved", torch.full((6,), 0.1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.first(x)).relu()
+        x = x + self.block(x)
+        return (self.second(x) + self.again(x)) * self.unsaved
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `save` takes."""
+
+    model: nn.Module
+    plan: Plan
+
+
+KEPT = ((0, 2), (5, 8))
+EDITS = (
+    Drop("block", ("block",)),
+    *(Slice(name, 0, 8, KEPT) for name in ("first.weight", "first.bias", "bn.weight", "bn.bias")),
+    *(Slice(name, 0, 8, KEPT) for name in ("bn.running_mean", "bn.running_var")),
+    Slice("second.weight", 1, 8, KEPT),
+)
+PLAN = Plan((Step("hand", {"why": "a test"}, EDITS),), {"seed": 0})
+
+
+def small() -> nn.Module:
+    torch.manual_seed(1)
+    dense = Net()
+    dense(torch.randn(16, 6))
+    return squeeze.rewrite(dense, EDITS).eval()
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    first, second = left.state_dict(), right.state_dict()
+    bits = (
+        a.dtype == b.dtype and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+        for a, b in zip(first.values(), second.values(), strict=True)
+    )
+    return list(first) == list(second) and all(bits)
+
+
+def check_refused(path: Path, *words: str, build: Callable[[], nn.Module] | None = Net) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        squeeze.load(path, build)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message) < 600
+    for word in words:
+        assert word in message
