@@ -25,6 +25,22 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def sharing(model: nn.Module) -> nn.Module:
+    """A copy of the modules alone, which hold the same tensors; for what replaces tensors and never writes to them."""
+    held = [*model.parameters(), *model.buffers()]
+    held += [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+
+
+def replace_tensor(model: nn.Module, old: Tensor, new: Tensor) -> None:
+    """Put a parameter or buffer in the place of another, wherever modules hold it."""
+    for module in model.modules():
+        for place in (module._parameters, module._buffers):
+            for name, tensor in place.items():
+                if tensor is old:
+                    place[name] = new  # type: ignore[assignment]
+
+
 def eval_copy(model: nn.Module) -> nn.Module:
     """As `copied`, in eval mode."""
     return copied(model).eval()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm
 from torch.nn.utils import parametrize
 
-from squeeze.copying import copied
+from squeeze.copying import copied, replace_tensor
 from squeeze.errors import PlanError
 from squeeze.nn import Removed
 from squeeze.plan import Drop, Edit, Slice
@@ -25,18 +25,22 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     Raises:
         PlanError: An edit does not fit the model.
     """
-    smaller = copied(model)
-    before = {module: _shapes(module) for module in smaller.modules()}
+    return carry_out(copied(model), edits)
+
+
+def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
+    """As `rewrite`, on the modules given; no tensor is written to, cut ones are replaced."""
+    before = {module: _shapes(module) for module in model.modules()}
     for edit in edits:
         if isinstance(edit, Drop):
-            _drop(smaller, edit)
+            _drop(model, edit)
         else:
-            _slice(smaller, edit)
-    for module in smaller.modules():
+            _slice(model, edit)
+    for module in model.modules():
         old = before.get(module, {})
         if old and old != _shapes(module):
             _sync(module, old, _shapes(module))
-    return smaller
+    return model
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -90,11 +94,7 @@ def _slice(model: nn.Module, edit: Slice) -> None:
     with torch.no_grad():
         cut = tensor.detach().index_select(edit.dim, index).contiguous(memory_format=_format(tensor))
     small = nn.Parameter(cut, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
-    for module in model.modules():
-        for place in (module._parameters, module._buffers):
-            for name, other in place.items():
-                if other is tensor:
-                    place[name] = small
+    replace_tensor(model, tensor, small)
 
 
 def _format(tensor: Tensor) -> torch.memory_format:

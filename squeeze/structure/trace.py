@@ -10,7 +10,7 @@ from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple, edges
 from squeeze.structure.groups import Structure
 from squeeze.structure.run import Record, run_on_labels
-from squeeze.structure.trial import Trial
+from squeeze.structure.trial import Trial, stirred
 from squeeze.task import Inputs
 
 _ROUNDS = 24
@@ -32,13 +32,14 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
         TraceError: The model does not run on the inputs, or not twice in the same way.
     """
     known = _Known()
+    shaken = stirred(model)
     for _ in range(_ROUNDS):
         record = _run(model, example_inputs, known)
         coupling = couple(record, model, known.pins)
         if known.reread(record, _stuck(record, coupling)):
             continue
         structure = _structure(record, coupling, model, known)
-        if not known.learn(Trial(model, example_inputs, structure), record, coupling):
+        if not known.learn(Trial(shaken, example_inputs, structure), record, coupling):
             return structure
     raise TraceError(
         f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "

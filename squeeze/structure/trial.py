@@ -1,6 +1,7 @@
 """The trial: labels cannot see sizes written in the user's code, so every cut is tried on the running model."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from squeeze.copying import copied
-from squeeze.edits import rewrite
+from squeeze.copying import copied, replace_tensor, sharing
+from squeeze.edits import carry_out
 from squeeze.errors import PlanError
 from squeeze.structure.context import first_line, line_of
 from squeeze.structure.couple import PRODUCT
@@ -40,7 +41,7 @@ class Failure:
 
 
 class Trial:
-    """Tries cuts on a copy of a model whose numbers are stirred, so that a misplaced channel shows.
+    """Tries cuts on a model whose numbers are `stirred`, so that a misplaced channel shows.
 
     Attributes:
         scaled: Numbers of groups whose size the code uses as a number (1/√d in attention), found by `failures`.
@@ -49,9 +50,9 @@ class Trial:
     def __init__(self, model: nn.Module, inputs: Inputs, structure: Structure) -> None:
         self.inputs = inputs
         self.structure = structure
-        self.model = stirred(model)
+        self.model = model
         self.dense = self._run(self.model)
-        self.trained = self._run_training(self.model)
+        self.trained: list[Tensor] | None = None
         self.random = np.random.default_rng(0)
         self.scaled: set[int] = set()
 
@@ -62,6 +63,8 @@ class Trial:
         exact = [number for number in sizes if self.structure.groups[number].exact]
         inexact = [number for number in sizes if not self.structure.groups[number].exact]
         for numbers, cut in ((exact, one), (inexact, one), (exact, half), (inexact, half), (list(sizes), half)):
+            if numbers not in (exact, inexact):
+                self.trained = self._run_training(self.model)
             bad = self._culprits(numbers, partial(self._cut, cut))
             if bad or self.scaled:
                 return bad
@@ -88,9 +91,9 @@ class Trial:
         """The items that break an attempt, by bisection; `attempt` returns "" or what went wrong."""
         if not items or not (problem := attempt(items)):
             return []
-        if len(items) == 1:
+        if len(items) == 1 or self._alike(items, attempt):
             reason, _, where = problem.partition(" @ ")
-            return [Failure(items[0], reason, where)]
+            return [Failure(item, reason, where) for item in items]
         middle = len(items) // 2
         found = self._culprits(items[:middle], attempt) + self._culprits(items[middle:], attempt)
         failed = {failure.item for failure in found}
@@ -98,6 +101,17 @@ class Trial:
         if len(rest) < len(items):
             return found + (self._together(rest, attempt) if attempt(rest) else [])
         return self._together(rest, attempt)
+
+    def _alike(self, items: Sequence[Item], attempt: Callable[[Sequence[Item]], str]) -> bool:
+        """The same layer in a row of blocks, the first and the last of which break the model: all of them stay."""
+        kinds = {re.sub(r"\d+", "#", self._name(item)) for item in items}
+        return len(items) > 2 and len(kinds) == 1 and bool(attempt(items[:1])) and bool(attempt(items[-1:]))
+
+    def _name(self, item: int | str) -> str:
+        if isinstance(item, str):
+            return item
+        axes = self.structure.groups[item].axes
+        return " ".join(f"{axis.tensor}[{axis.dim}]" for axis in axes)
 
     def _together(self, items: list[Item], attempt: Callable[[Sequence[Item]], str]) -> list[Failure]:
         """Items that only fail in company: the last of the shortest failing prefix goes, until none fails."""
@@ -134,7 +148,9 @@ class Trial:
             for axis in group.axes:
                 if axis.tensor in tensors and not axis.reads:
                     tensors[axis.tensor].mul_(factor)
-        return agree(self._run(reference), self._run(rewrite(self.model, self.structure.edits(choice))), TOLERANCE)
+        return agree(
+            self._run(reference), self._run(carry_out(sharing(self.model), self.structure.edits(choice))), TOLERANCE
+        )
 
     def _drop_blocks(self, names: Sequence[str]) -> str:
         return self._attempt(replace(self.structure.nothing(), blocks=frozenset(names)))
@@ -145,7 +161,7 @@ class Trial:
     def _attempt(self, choice: Choice) -> str:
         """Carry out a choice and compare with the masked model; "" if all is well."""
         try:
-            smaller = rewrite(self.model, self.structure.edits(choice))
+            smaller = carry_out(sharing(self.model), self.structure.edits(choice))
             found = self._run(smaller)
         except PlanError as error:
             return str(error)
@@ -176,7 +192,10 @@ class Trial:
 
 
 def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module | None:
-    """A copy in which nothing is read of what a choice removes; None if that is not the same as removing it."""
+    """A model in which nothing is read of what a choice removes; None if that is not the same as removing it.
+
+    Tensors that are not masked are those of the given model.
+    """
     groups = [(g, gone) for g, gone in zip(structure.groups, choice.units, strict=True) if gone.any()]
     blocks = [b for b in structure.blocks if b.name in choice.blocks]
     if any(not group.exact for group, _ in groups) or any(not block.scales for block in blocks):
@@ -189,16 +208,25 @@ def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module 
         for axis in b.reads
         if axis.reads
     ]
-    reference = copied(model)
+    reference = sharing(model)
     tensors = dict([*reference.named_parameters(), *reference.named_buffers()])
+    touched = {axis.tensor for axis, _ in axes} | {name for block in blocks for name in block.scales}
+    fresh = {name: _twin(tensors[name]) for name in touched}
+    for name, twin in fresh.items():
+        replace_tensor(reference, tensors[name], twin)
     with torch.no_grad():
         for axis, gone in axes:
             index = np.flatnonzero((axis.units >= 0) & gone[axis.units])
-            tensors[axis.tensor].index_fill_(axis.dim, torch.as_tensor(index), 0)
+            fresh[axis.tensor].index_fill_(axis.dim, torch.as_tensor(index, device=fresh[axis.tensor].device), 0)
         for block in blocks:
             for name in block.scales:
-                tensors[name].zero_()
+                fresh[name].zero_()
     return reference
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    return nn.Parameter(copy, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
 
 
 def stirred(model: nn.Module) -> nn.Module:
