@@ -34,6 +34,8 @@ $(INSTALLED_BENCH): pyproject.toml setup.cfg | $(BIN)/python
 
 install: $(INSTALLED)  ## create .venv and install squeeze there
 
+# A network this small gains nothing from a second thread, and loses much where others compute on the same cores.
+demo: export OMP_NUM_THREADS = 1
 demo: $(INSTALLED)  ## train a small net on real digits, prune it with GAL to half of its MACs, show what that bought
 	$(BIN)/squeeze demo --force --out model.pt
 	$(BIN)/squeeze prune --method gal model.pt --force --out runs/demo
