@@ -19,7 +19,7 @@ from squeeze.edits import rewrite
 from squeeze.errors import ArtifactError, InputError, PlanError
 from squeeze.files import write_bytes
 from squeeze.plan import Drop, Plan
-from squeeze.weights import kind_of, view_of
+from squeeze.weights import kind_of, quoted, view_of
 
 KIND = "squeeze artefact"
 FORMAT = 1
@@ -148,16 +148,16 @@ def read(path: Path | str) -> Artifact:
     _require_intact(path, raw)
     try:
         tensors, record = _contents(raw)
-        kind, written, squeeze = record["kind"], int(record["format"]), str(record["squeeze"])[:40]
+        kind, written, squeeze = record["kind"], int(record["format"]), quoted(record["squeeze"], 40)
         about, aliases = dict(record["about"]), dict(record["aliases"])
         weights = tensors | {name: tensors[owner] for name, owner in aliases.items()}
         plan = json.dumps(record.pop("plan"))  # out of the record: a hostile one is in memory once only
     except Exception as error:  # what a hostile header makes of itself is not one type
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        reason = quoted(f"{type(error).__name__}: {error}")
         raise ArtifactError(f"{path}: must be a {KIND}, got a damaged one ({reason}); take a good copy.") from error
     if kind != KIND or written > FORMAT:
         raise ArtifactError(
-            f"{path}: must be a {KIND} of format {FORMAT} or older, got {str(kind)[:40]!r} of format {written}, "
+            f"{path}: must be a {KIND} of format {FORMAT} or older, got {quoted(kind, 40)} of format {written}, "
             f"written by squeeze {squeeze}; update squeeze."
         )
     return Artifact(path, _plan(path, plan), weights, about, len(raw))
@@ -202,7 +202,7 @@ def _plan(path: Path, text: str) -> Plan:
     try:
         plan = Plan.from_json(text)
     except PlanError as error:
-        raise ArtifactError(f"{path}: {error}") from error
+        raise ArtifactError(f"{path}: {quoted(error, 400)}") from error
     parts = max((part for edit in plan.edits if isinstance(edit, Drop) for part in edit.parts), default=0)
     if parts > _MAX_PARTS:
         raise ArtifactError(f"{path}: parts must be at most {_MAX_PARTS}, got {parts}; the plan was altered.")
@@ -234,12 +234,12 @@ def named_builder(found: Artifact) -> Callable[[], nn.Module]:
     if not isinstance(arch, str) or runs_code(arch):
         raise ArtifactError(
             f"{found.path}: must name an architecture of torchvision, timm or the demo to be opened by itself, got "
-            f"{arch!r}; say yourself what makes the dense model (build=, or --arch)."
+            f"{quoted(arch)}; say yourself what makes the dense model (build=, or --arch)."
         )
     try:
         return builder(arch, limit=size_limit(found.size))
     except InputError as error:
-        raise ArtifactError(f"{found.path}: {error}") from error
+        raise ArtifactError(f"{found.path}: {quoted(error, 400)}") from error
 
 
 def size_limit(size: int) -> int:
@@ -256,11 +256,11 @@ def restore(found: Artifact, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         dense = build()
     except InputError as error:
-        raise ArtifactError(f"{found.path}: {error}") from error
+        raise ArtifactError(f"{found.path}: {quoted(error, 400)}") from error
     try:
         model = rewrite(dense, found.plan.edits)
     except PlanError as error:
-        raise ArtifactError(f"{found.path}: {error}") from error
+        raise ArtifactError(f"{found.path}: {quoted(error, 400)}") from error
     except Exception as error:  # a plan made up by somebody can break any layer in its own way
         raise ArtifactError(
             f"{found.path}: must hold a plan that fits {type(dense).__name__}, got {type(error).__name__} in replaying "
@@ -286,9 +286,10 @@ def _require_fit(found: Artifact, model: nn.Module) -> None:
     if not wrong:
         wrong = [n for n, t in wanted.items() if t.numel() and tied.setdefault(view_of(t), given[n]) is not given[n]]
     if wrong:
+        names = ", ".join(quoted(name) for name in wrong[:3])
         raise ArtifactError(
-            f"{found.path}: must hold the weights of {type(model).__name__}, got others ({', '.join(wrong[:3])}); "
-            "build the model that was compressed."
+            f"{found.path}: must hold the weights of {type(model).__name__}, got others ({names}); build the model that "
+            "was compressed."
         )
 
 

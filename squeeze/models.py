@@ -17,7 +17,7 @@ from squeeze.datasets import load_task
 from squeeze.errors import InputError
 from squeeze.plan import Plan
 from squeeze.task import Task, check_inputs
-from squeeze.weights import checksum, load_into, read_weights
+from squeeze.weights import checksum, load_into, quoted, read_weights
 
 _MAX_INPUT = 2**28
 """Numbers in one sample, when a file says its shape."""
@@ -99,7 +99,7 @@ def _named(path: Path, known: Mapping[str, Any]) -> Builder:
         )
     if runs_code(arch):
         raise InputError(
-            f"{path}: must not choose the code that runs, got the architecture {arch!r}; add --arch {arch} if you "
+            f"{path}: must not choose the code that runs, got the architecture {quoted(arch)}; add --arch if you "
             "trust it."
         )
     return builder(arch, limit=size_limit(path.stat().st_size))
@@ -111,14 +111,14 @@ def _named_task(path: Path, known: Mapping[str, Any], build: Builder, shape: tup
     if not isinstance(data, str) or not data:
         return None
     if ".py:" in data:
-        _warn(f"{path}: names its data {data}, which is code and does not run unasked; add --data {data} to use it.")
+        _warn(f"{path}: names its data {quoted(data)}, which is code and does not run unasked; add --data to use it.")
         return None
     try:
         return load_task(data, build, shape)
     except InputError as error:
         if shape is None:
             raise
-        _warn(f"{path}: goes without the data it names: {error}")
+        _warn(f"{path}: goes without the data it names: {quoted(error, 400)}")
         return None
 
 
@@ -145,7 +145,7 @@ def _shape(path: Path, known: Mapping[str, Any]) -> tuple[int, ...] | None:
     sizes = shape if isinstance(shape, list) else [0]
     if not all(type(size) is int and 0 < size <= _MAX_INPUT for size in sizes) or math.prod(sizes) > _MAX_INPUT:
         raise InputError(
-            f"{path}: input_shape must be a few whole numbers from 1, got {str(shape)[:60]}; add --input-shape."
+            f"{path}: input_shape must be a few whole numbers from 1, got {quoted(shape, 60)}; add --input-shape."
         )
     return tuple(sizes)
 

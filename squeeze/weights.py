@@ -107,13 +107,13 @@ def _pickled(path: Path, message: str) -> str:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 return "TorchScript model"
     found = re.search(r"nsupported (?:global: )?GLOBAL ([\w.]+)", message)
-    return found.group(1) if found else ""
+    return quoted(found.group(1)) if found else ""
 
 
 def _reason(error: BaseException) -> str:
     found = re.search(r"WeightsUnpickler error: (.+)", str(error))
     lines = [found.group(1)] if found else str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    return quoted(lines[0], 120) if lines else type(error).__name__
 
 
 def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:
@@ -206,7 +206,13 @@ def kind_of(tensor: Tensor) -> str:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(quoted(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def quoted(words: object, limit: int = 200) -> str:
+    """What a file says, fit for a message: one line, not too long, nothing that a terminal would obey."""
+    text = str(words)
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit]) + ("…" * (len(text) > limit))
 
 
 def write_checkpoint(

@@ -73,7 +73,7 @@ def check_refused(path: Path, *words: str, build: Callable[[], nn.Module] | None
         squeeze.load(path, build)
     message = str(caught.value)
     assert str(path) in message
-    assert "\n" not in message
-    assert len(message) < 600
+    assert message.isprintable()
+    assert len(message) < 800
     for word in words:
         assert word in message

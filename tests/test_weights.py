@@ -163,6 +163,7 @@ def test_missing_extra_and_misshapen_weights_are_named() -> None:
         {n: t for n, t in state.items() if not n.startswith("bn.")}, "lacks bn.weight", "1 more", "architecture"
     )
     check_unfit(state | {"head.weight": torch.ones(1)}, "has besides head.weight")
+    check_unfit(state | {"a\n\x1b[2J": torch.ones(1)}, "has besides a??[2J")
     check_unfit(state | {"conv.bias": torch.ones(4)}, "conv.bias (4,) for (3,)")
     check_unfit(state | {"conv.bias": torch.ones(3, dtype=torch.int64)}, "conv.bias torch.int64 for torch.float32")
 
