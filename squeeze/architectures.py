@@ -236,9 +236,10 @@ def _torchvision_names() -> list[str]:
 def _torchvision(name: str) -> Callable[..., Any]:
     from torchvision import models
 
-    if name not in models.list_models():
-        hint = _hint(name, models.list_models())
-        raise InputError(f"arch: torchvision must have {name!r}, got no such model; {hint}")
+    if name not in _torchvision_names():
+        raise InputError(
+            f"arch: torchvision must have {name!r}, got no such model; {_hint(name, _torchvision_names())}"
+        )
     # Detectors and segmenters would else fetch the weights of their backbone.
     backbone = "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
     return functools.partial(models.get_model, name, weights=None, **({"weights_backbone": None} if backbone else {}))

@@ -89,19 +89,7 @@ def save(result: Compressed, path: Path | str, about: Mapping[str, Any] | None =
             tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
         else:
             aliases[name] = owner
-    record = json.dumps(
-        {
-            # First, so that it is found before anything is parsed.
-            "sha256": _UNSIGNED,
-            "kind": KIND,
-            "format": FORMAT,
-            "squeeze": _version(),
-            "about": dict(about or {}),
-            "aliases": aliases,
-            "plan": json.loads(result.plan.to_json()),
-        },
-        separators=(",", ":"),
-    )
+    record = _record(result.plan, dict(about or {}), aliases)
     if len(record) > _MAX_RECORD:
         raise InputError(f"{path}: must have a plan of at most {_MAX_RECORD} bytes, got {len(record)}; use fewer steps")
     raw = serialize(tensors, metadata={_KEY: record})
@@ -111,6 +99,20 @@ def save(result: Compressed, path: Path | str, about: Mapping[str, Any] | None =
     digest = hashlib.sha256(raw).hexdigest().encode()
     write_bytes(Path(path), raw[: found.start(1)] + digest + raw[found.end(1) :])
     return Path(path)
+
+
+def _record(plan: Plan, about: dict[str, Any], aliases: dict[str, str]) -> str:
+    record = {
+        # First, so that it is found before anything is parsed.
+        "sha256": _UNSIGNED,
+        "kind": KIND,
+        "format": FORMAT,
+        "squeeze": _version(),
+        "about": about,
+        "aliases": aliases,
+        "plan": json.loads(plan.to_json()),
+    }
+    return json.dumps(record, separators=(",", ":"))
 
 
 def _require_dense(name: str, tensor: Any) -> None:
@@ -123,10 +125,11 @@ def _require_dense(name: str, tensor: Any) -> None:
 
 def is_artifact(path: Path) -> bool:
     """The file says of itself that it is one, be it intact or not."""
-    if not path.is_file():
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+    except OSError:
         return False
-    with path.open("rb") as file:
-        start = file.read(_START)
     return KIND.encode() in start or b'\\"sha256\\":\\"' in start
 
 
@@ -288,8 +291,8 @@ def _require_fit(found: Artifact, model: nn.Module) -> None:
     if wrong:
         names = ", ".join(quoted(name) for name in wrong[:3])
         raise ArtifactError(
-            f"{found.path}: must hold the weights of {type(model).__name__}, got others ({names}); build the model that "
-            "was compressed."
+            f"{found.path}: must hold the weights of {type(model).__name__}, got others ({names}); build the model "
+            "that was compressed."
         )
 
 

@@ -68,16 +68,7 @@ def open_model(
         UserWarning: Data that the file names cannot be had.
     """
     path = Path(path)
-    if is_artifact(path):
-        found = read(path)
-        known, plan = found.about, found.plan
-        build = builder(arch) if arch is not None else named_builder(found)
-        model = restore(found, build)
-    else:
-        checkpoint = read_weights(path, trust_pickle)
-        known, plan = checkpoint.meta, Plan()
-        build = builder(arch) if arch is not None else _named(path, known)
-        model = load_into(build(), checkpoint).eval()
+    model, build, plan, known = _read(path, arch, trust_pickle)
     shape = _shape(path, known) if input_shape is None and data is None else input_shape
     if data is not None:
         task: Task | None = load_task(data, build, shape)
@@ -86,8 +77,19 @@ def open_model(
         data = None if task is None else known["data"]
     task = task or _inputs_only(path, build, shape, model)
     check_inputs(model, task.example_inputs)
-    about = {"arch": known.get("arch") if arch is None else arch, "data": data}
-    return Opened(model, task, {**about, "input_shape": _sample(task, shape)}, plan, checksum(model.state_dict()))
+    about = {"arch": known.get("arch") if arch is None else arch, "data": data, "input_shape": _sample(task, shape)}
+    return Opened(model, task, about, plan, checksum(model.state_dict()))
+
+
+def _read(path: Path, arch: str | None, trust_pickle: bool) -> tuple[nn.Module, Builder, Plan, Mapping[str, Any]]:
+    """The model, what builds its dense form, its plan, and what the file says of itself."""
+    if is_artifact(path):
+        found = read(path)
+        build = builder(arch) if arch is not None else named_builder(found)
+        return restore(found, build), build, found.plan, found.about
+    checkpoint = read_weights(path, trust_pickle)
+    build = builder(arch) if arch is not None else _named(path, checkpoint.meta)
+    return load_into(build(), checkpoint).eval(), build, Plan(), checkpoint.meta
 
 
 def _named(path: Path, known: Mapping[str, Any]) -> Builder:
