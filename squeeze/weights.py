@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +88,7 @@ def _torch_file(path: Path, trust_pickle: bool) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # a pickle can fail with anything
-        pickled = _pickled(path, str(error))
+        pickled = _pickled(str(error))
         if pickled:
             raise InputError(
                 f"{path}: must hold weights only, got a pickled {pickled}, and opening that runs code from the file; "
@@ -100,12 +99,10 @@ def _torch_file(path: Path, trust_pickle: bool) -> Any:
         ) from error
 
 
-def _pickled(path: Path, message: str) -> str:
+def _pickled(message: str) -> str:
     """What a file holds besides weights, by what torch said when it refused it; "" if that was not why."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                return "TorchScript model"
+    if "TorchScript archive" in message:
+        return "TorchScript model"
     found = re.search(r"nsupported (?:global: )?GLOBAL ([\w.]+)", message)
     return quoted(found.group(1)) if found else ""
 

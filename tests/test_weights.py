@@ -135,6 +135,19 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
             check_refused(path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.randn(3)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            assert all(isinstance(name, str) for name in read_weights(path).weights)
+        except InputError as error:
+            assert str(error).isprintable()
+
+
 def test_a_torchscript_archive_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "script.pt"
     with pytest.warns(FutureWarning):
