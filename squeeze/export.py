@@ -18,12 +18,13 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from squeeze.attention import plain_attention
+from squeeze.blame import first_line
 from squeeze.copying import eval_copy
 from squeeze.errors import ExportError
 from squeeze.files import write_atomic
 from squeeze.onnx_graph import Positional, save_onnx, to_onnx
 from squeeze.onnx_session import feed, open_session
-from squeeze.parity import batch_of, check_parity, first_line, is_batched, with_batch
+from squeeze.parity import batch_of, check_parity, is_batched, with_batch
 from squeeze.task import Inputs, call, check_inputs, tensors_of
 
 OPSET = 18

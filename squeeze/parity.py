@@ -1,6 +1,5 @@
 """Whether an exported model computes what the PyTorch model computes."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from squeeze.blame import first_line
 from squeeze.errors import ExportError
 from squeeze.task import Inputs, call, tensors_of
 
@@ -25,9 +25,6 @@ COARSE_TOLERANCE = 1e-2
 
 FLIPS = 1e-3
 """The share of whole numbers (an argmax, say) that rounding may turn into others."""
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def is_batched(tensor: Tensor, batch: int) -> bool:
@@ -101,12 +98,6 @@ def check_parity(model: nn.Module, run: Run, inputs: Inputs, dynamic: bool, name
                 f"{name}: must compute what {type(model).__name__} computes in PyTorch, got {fault} on inputs of shape "
                 f"{shapes}; no file was written: look for randomness, or for code that depends on the inputs' values."
             )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, without colours."""
-    lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
 
 
 def _cloned(inputs: Inputs) -> Any:

@@ -123,11 +123,11 @@ class Plan:
         schema = data.get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
             raise PlanError(
-                f"plan: schema must be a whole number from 1, got {schema!r}; the file was not written by squeeze."
+                f"plan: schema must be a whole number, got {_quoted(schema)}; the file was not written by squeeze."
             )
         if schema > SCHEMA:
             raise PlanError(
-                f"plan: schema must be at most {SCHEMA}, got {schema}; a newer squeeze wrote it, so update squeeze."
+                f"plan: schema must be at most {SCHEMA}, got {_quoted(schema)} of a newer squeeze; update squeeze."
             )
         steps = tuple(_step(step) for step in _sequence(data.get("steps"), "steps"))
         return cls(steps, _mapping(data.get("provenance", {}), "provenance"))
@@ -158,7 +158,9 @@ def _edit(data: Any) -> Edit:
             tuple(_text(name, "parameters") for name in _sequence(data.get("parameters", []), "parameters")),
             tuple(_count(count, "parts") for count in _sequence(data.get("parts", []), "parts")),
         )
-    raise PlanError(f"plan: an edit's kind must be 'slice' or 'drop', got {kind!r}; update squeeze, or check the file.")
+    raise PlanError(
+        f"plan: an edit's kind must be 'slice' or 'drop', got {_quoted(kind)}; update squeeze, or check the file."
+    )
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
@@ -175,20 +177,28 @@ def _sequence(value: Any, what: str) -> Sequence[Any]:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise PlanError(f"plan: {what} must be text, got {value!r}; the plan was altered.")
+        raise PlanError(f"plan: {what} must be text, got {_quoted(value)}; the plan was altered.")
     return value
 
 
 def _count(value: Any, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
-        raise PlanError(f"plan: {what} must be a whole number from 0, got {value!r}; the plan was altered.")
+        raise PlanError(f"plan: {what} must be a whole number from 0, got {_quoted(value)}; the plan was altered.")
     return value
 
 
 def _range(value: Any) -> tuple[int, int]:
-    start, stop = (_count(bound, "keep") for bound in (*_sequence(value, "keep"), 0, 0)[:2])
-    if start >= stop:
+    bounds = tuple(_count(bound, "keep") for bound in _sequence(value, "keep"))
+    if len(bounds) != 2 or bounds[0] >= bounds[1]:
         raise PlanError(
-            f"plan: keep must hold ranges [start, stop) with start < stop, got {value!r}; the plan was altered."
+            f"plan: keep must hold ranges [start, stop) with start < stop, got {_quoted(value)}; the plan was altered."
         )
-    return start, stop
+    return bounds[0], bounds[1]
+
+
+def _quoted(value: Any) -> str:
+    """What a file holds, in at most 60 characters."""
+    if isinstance(value, list | dict):
+        return f"{type(value).__name__} of {len(value)}"
+    text = repr(value[:60] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from squeeze.blame import first_line, line_of
 from squeeze.errors import InputError
 
 Inputs = Any
@@ -83,10 +84,11 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
             call(model, inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(inputs)) or "no tensor"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f" at {line}" if (line := line_of(error)) else ""
         raise InputError(
             f"example_inputs: {type(model).__name__} must accept them, got inputs of shape {shapes} "
-            f"and {type(error).__name__}: {first}; pass inputs of the shape the model was made for."
+            f"and {type(error).__name__}: {first_line(error)}{where}; pass inputs of the shape the model was made for, "
+            "or mend that line."
         ) from error
     finally:
         for module, mode in modes.items():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "errors",
-    "files task plan nn kernels contractions attention copying interrupts randomness",
+    "blame files task plan nn kernels contractions attention copying interrupts randomness",
     "edits",
     "structure",
     "counting profiling recalibrate onnx_session onnx_graph parity latency export selection masks",

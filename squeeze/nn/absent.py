@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Absent:
@@ -28,22 +28,24 @@ class Absent:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _SUMS and len(args) == 2:
-            left, right = args
-            return right if isinstance(left, Absent) else left
+        named = dict(kwargs or {})
+        if func in _SUMS:
+            return _sum(func, *args, **named)
         if func in _JOINS:
-            present = [part for part in args[0] if not isinstance(part, Absent)]
-            return func(present, *args[1:], **(kwargs or {})) if present else cls()
+            parts = args[0] if args else named.pop("tensors")
+            present = [part for part in parts if not isinstance(part, Absent)]
+            return func(present, *args[1:], **named) if present else cls()
         return cls()
 
     def _absorb(self, *args: Any, **kwargs: Any) -> "Absent":
         return Absent()
 
     def __add__(self, other: Any) -> Any:
-        return other
+        return _sum(torch.add, self, other)
 
     __radd__ = __iadd__ = __add__
-    __mul__ = __rmul__ = __imul__ = __truediv__ = __matmul__ = __neg__ = __getitem__ = __call__ = _absorb
+    __sub__ = __rsub__ = __isub__ = __mul__ = __rmul__ = __imul__ = __matmul__ = __rmatmul__ = _absorb
+    __truediv__ = __rtruediv__ = __itruediv__ = __pow__ = __neg__ = __getitem__ = __call__ = _absorb
 
     def __getattr__(self, name: str) -> "Absent":
         if name.startswith("__"):
@@ -61,9 +63,20 @@ class Absent:
         raise TypeError("testing a removed block: its output has no value; this block must stay.")
 
 
-_SUMS = frozenset(
-    {torch.add, torch.Tensor.add, torch.Tensor.add_, torch.Tensor.__add__, torch.Tensor.__radd__, torch.Tensor.__iadd__}
-)
+def _sum(func: Callable[..., Any], input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """What is left of ``input + alpha · other``.
+
+    It is a tensor of its own, as a sum is: the code around it may write into it.
+    """
+    if isinstance(input, Tensor):
+        return input if func in _IN_PLACE else input.clone()
+    if isinstance(other, Tensor):
+        return other.clone() if alpha == 1 else other * alpha
+    return Absent()
+
+
+_IN_PLACE = frozenset({torch.Tensor.add_, torch.Tensor.__iadd__})
+_SUMS = frozenset({torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__, *_IN_PLACE})
 _JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
 _SIZES = frozenset({"shape", "size", "dim", "ndim", "numel", "dtype", "device", "item", "tolist"})
 

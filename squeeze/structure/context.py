@@ -1,11 +1,7 @@
 """What a rule sees: one op that ran, the labels of its operands, and the ledger it writes to."""
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -14,34 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from squeeze.blame import user_line
 from squeeze.structure.labels import NONE, Labels, Layer, Ledger
-
-_INSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}", "<")
-
-
-def user_line() -> str:
-    """``file:line in function`` of the innermost caller that is neither torch nor this package."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
-        frame = frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-def line_of(error: BaseException) -> str:
-    """``file:line in function`` of the innermost frame of a traceback outside torch and this package."""
-    found, trace = "", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_INSIDE):
-            found = f"{Path(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
-        trace = trace.tb_next
-    return found
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from squeeze.blame import first_line, line_of
 from squeeze.errors import TraceError
 from squeeze.structure import rules
-from squeeze.structure.context import Call, Context, first_line, line_of
+from squeeze.structure.context import Call, Context
 from squeeze.structure.labels import Nodes, named_tensors
 from squeeze.task import Inputs, call, tensors_of
 

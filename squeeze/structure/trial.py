@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from squeeze.blame import first_line, line_of
 from squeeze.copying import copied, replace_tensor, sharing
 from squeeze.edits import carry_out
 from squeeze.errors import PlanError
-from squeeze.structure.context import first_line, line_of
 from squeeze.structure.couple import PRODUCT
 from squeeze.structure.groups import Choice, Structure
 from squeeze.structure.run import quietly

@@ -1,0 +1,39 @@
+"""Which line of the user's code is behind an error or an op."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_INSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def user_line() -> str:
+    """``file:line in function`` of the innermost caller that is neither torch nor this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame = frame.f_back
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def line_of(error: BaseException) -> str:
+    """``file:line in function`` of the innermost frame of a traceback outside torch and this package."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_INSIDE):
+            found = f"{Path(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, without colours; its type if it says nothing."""
+    lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
