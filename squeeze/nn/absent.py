@@ -40,10 +40,10 @@ class Absent:
     def _absorb(self, *args: Any, **kwargs: Any) -> "Absent":
         return Absent()
 
-    def __add__(self, other: Any) -> Any:
-        return _sum(torch.add, self, other)
+    def __add__(self, other: Any, *, alpha: float = 1) -> Any:
+        return _sum(torch.add, self, other, alpha=alpha)
 
-    __radd__ = __iadd__ = __add__
+    __radd__ = __iadd__ = add = add_ = __add__
     __sub__ = __rsub__ = __isub__ = __mul__ = __rmul__ = __imul__ = __matmul__ = __rmatmul__ = _absorb
     __truediv__ = __rtruediv__ = __itruediv__ = __pow__ = __neg__ = __getitem__ = __call__ = _absorb
 
