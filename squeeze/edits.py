@@ -1,5 +1,6 @@
 """Carrying out edits: `rewrite` makes the smaller model."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,7 +40,13 @@ def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     for module in model.modules():
         old = before.get(module, {})
         if old and old != _shapes(module):
-            _sync(module, old, _shapes(module))
+            try:
+                _sync(module, old, _shapes(module))
+            except (StopIteration, AttributeError) as error:
+                raise PlanError(
+                    f"rewrite: {type(module).__name__} must keep its weight, got a plan that takes it away; "
+                    "use the plan's own architecture."
+                ) from error
     return model
 
 
@@ -48,7 +55,9 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     shapes = {name: tensor.shape for name, tensor in own}
     if parametrize.is_parametrized(module):
         lists: Any = module.parametrizations
-        shapes.update({name: max((t.shape for t in lists[name].parameters(recurse=False)), key=len) for name in lists})
+        shapes.update(
+            {name: max((t.shape for t in lists[name].parameters(recurse=False)), key=math.prod) for name in lists}
+        )
     return shapes
 
 
@@ -66,17 +75,30 @@ def _unknown(model: nn.Module, name: str) -> str:
 
 def _drop(model: nn.Module, edit: Drop) -> None:
     for position, name in enumerate(edit.modules):
+        if _is_gone(model, name):
+            continue
         owner, leaf = _owner(model, name)
         if leaf not in owner._modules:
             raise PlanError(_unknown(model, name))
         parts = edit.parts[position] if position < len(edit.parts) else 0
         owner._modules[leaf] = Removed(parts)
     for name in edit.parameters:
+        if _is_gone(model, name):
+            continue
         owner, leaf = _owner(model, name)
-        if leaf in owner._parameters:
-            owner._parameters[leaf] = None
-        elif leaf in owner._buffers:
-            owner._buffers[leaf] = None
+        store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+        if leaf not in store:
+            raise PlanError(_unknown(model, name))
+        store[leaf] = None
+
+
+def _is_gone(model: nn.Module, name: str) -> bool:
+    """It lies within a module that was dropped before: bodies may hold bodies."""
+    for part in name.split(".")[:-1]:
+        model = model._modules.get(part) or model
+        if isinstance(model, Removed):
+            return True
+    return False
 
 
 def _slice(model: nn.Module, edit: Slice) -> None:
