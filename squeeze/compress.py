@@ -30,6 +30,7 @@ from squeeze.structure.trace import trace
 from squeeze.structure.trial import TOLERANCE, agree, masked
 from squeeze.task import Task, call, check_inputs, tensors_of
 from squeeze.training import Run
+from squeeze.weights import checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,9 @@ def compress(
     times = compare({"before": model, "after": small.eval()}, task.example_inputs, repeats=30)
     before, after = replace(before, latency=(times["before"],)), _measured(small, task)
     stages = Stages(before, replace(after, latency=(times["after"],)), cut)
-    about = describe_origin(type(model).__name__, task.name, task.metric, seed=run.seed)
+    about = describe_origin(
+        type(model).__name__, task.name, task.metric, seed=run.seed, checksum=checksum(model.state_dict())
+    )
     return Result(small, replace(plan, provenance=_provenance(about)), model, task, structure, stages, history, about)
 
 

@@ -1,20 +1,22 @@
 """A task for whoever has a model and some data, or only a model and inputs."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, TensorDataset
+from torch.utils import _pytree as pytree
 
+from squeeze.blame import first_line, line_of
 from squeeze.copying import copied
-from squeeze.errors import InputError
+from squeeze.errors import InputError, SqueezeError
+from squeeze.randomness import randomness_kept, seed_all
+from squeeze.splitting import held_out
 from squeeze.task import Batch, Inputs, Split, Task, call, tensors_of
-
-HELD_OUT = 10
-"""One in so many training samples (or batches) is held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class DataTask:
 
     A batch is inputs alone, a pair (inputs, labels), or a dict of keyword arguments in which the key
     ``labels`` may stand besides. Whole numbers as labels mean classes (cross-entropy, accuracy), other
-    numbers mean regression (mean squared error, whose negative is the metric).
+    numbers mean regression (mean squared error, whose negative is the metric). The model's first output counts.
 
     Attributes:
         builder: Makes a fresh dense model.
@@ -41,12 +43,16 @@ class DataTask:
     test: Iterable[Batch] = ()
     name: str = "data"
 
-    @property
+    @cached_property
     def metric(self) -> str:
         """Accuracy for classes, "negative_error" for other numbers."""
-        first = next(iter(self.holdout), next(iter(self.test), None))
-        labels = None if first is None else split_batch(first)[1]
-        return "accuracy" if labels is None or not labels.is_floating_point() else "negative_error"
+        with randomness_kept():
+            for batches in (self.holdout, self.test, self.train):
+                first = next(iter(batches), None)
+                labels = None if first is None else split_batch(first)[1]
+                if labels is not None:
+                    return "negative_error" if labels.is_floating_point() else "accuracy"
+        return "accuracy"
 
     def build(self) -> nn.Module:
         """A fresh dense model."""
@@ -57,38 +63,49 @@ class DataTask:
         return self.train
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        """Cross-entropy or mean squared error; None without labels."""
+        """Cross-entropy or mean squared error; None without labels.
+
+        Raises:
+            InputError: The batch does not fit the model.
+        """
         inputs, labels = split_batch(batch)
         if labels is None:
             return None
-        output = tensors_of(_called(model, inputs))[0]
+        output = _output(model, inputs)
+        labels = _fitting(labels, output)
         if labels.is_floating_point():
-            return functional.mse_loss(output, labels.view_as(output))
+            return functional.mse_loss(output, labels)
         return functional.cross_entropy(output, labels)
 
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(N, D): the model's first output, flattened."""
-        return tensors_of(_called(model, split_batch(batch)[0]))[0].flatten(1)
+        """(N, D): the model's first output, flattened.
+
+        Raises:
+            InputError: The batch does not fit the model.
+        """
+        output = _output(model, split_batch(batch)[0])
+        return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """Accuracy, or the negative mean squared error, in eval mode."""
+        """Accuracy, or the negative mean squared error, in eval mode.
+
+        Raises:
+            InputError: The data do not fit the model.
+        """
         modes = {module: module.training for module in model.modules()}
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        total, count, name = 0.0, 0, "accuracy"
+        device, total, count, name = _device(model), 0.0, 0, "accuracy"
         model.eval()
-        with torch.no_grad():
-            for batch in self.holdout if split == "holdout" else self.test:
-                inputs, labels = split_batch(batch)
-                if labels is None:
-                    break
-                output, labels = tensors_of(_called(model, _moved(inputs, device)))[0], labels.to(device)
-                if labels.is_floating_point():
-                    name, score = "negative_error", -(output - labels.view_as(output)).square().flatten(1).mean(1)
-                else:
-                    score = (output.argmax(1) == labels).double().view(len(labels), -1).mean(1)
-                total, count = total + float(score.double().sum()), count + len(labels)
-        for module, mode in modes.items():
-            module.training = mode
+        try:
+            with torch.no_grad():
+                for batch in self.holdout if split == "holdout" else self.test:
+                    inputs, labels = split_batch(send_to_device(batch, device))
+                    if labels is None:
+                        break
+                    name, scores = _scored(_output(model, inputs), labels)
+                    total, count = total + float(scores.sum()), count + len(scores)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
         return {name: total / count} if count else {}
 
 
@@ -98,7 +115,7 @@ def as_task(model: nn.Module, data: Any = None, example_inputs: Inputs = None) -
     Args:
         model: What is to be compressed; copies of it are the dense models of the task.
         data: A `Task`, a data loader, a data set, a pair of tensors (inputs, labels), a tensor of inputs, or any
-            collection of batches. A tenth is held out. None for no data.
+            collection of batches. A tenth is held out, see `squeeze.splitting.held_out`. None for no data.
         example_inputs: If left out, the first sample of the data.
 
     Raises:
@@ -108,86 +125,101 @@ def as_task(model: nn.Module, data: Any = None, example_inputs: Inputs = None) -
         return data
     train, holdout = held_out(data) if data is not None else ((), ())
     if example_inputs is None:
-        first = next(iter(train), None)
-        if first is None:
-            raise InputError(
-                "example_inputs: must be given where there is no data, got none; pass inputs of one sample."
-            )
-        example_inputs = torch.utils._pytree.tree_map(_first_sample, split_batch(first)[0])
+        example_inputs = send_to_device(_first_sample(train, data is None), _device(model))
     dense = copied(model)
     return DataTask(lambda: copied(dense), example_inputs, train, holdout)
 
 
-def held_out(data: Any) -> tuple[Iterable[Batch], Iterable[Batch]]:
-    """Batches to train on, and batches held out of the same data; which ones is always the same.
-
-    Raises:
-        InputError: The data can be read only once.
-    """
-    if isinstance(data, Tensor):
-        data = TensorDataset(data)
-    if isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
-        data = TensorDataset(*data)
-    if isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=64, shuffle=True)
-    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler | SequentialSampler):
-        return _split_loader(data)
-    if isinstance(data, Iterator) or not isinstance(data, Iterable):
-        raise InputError(
-            f"data: must be a data loader, a data set or a list of batches, got {type(data).__name__}, which cannot be "
-            "read twice; pass the loader itself, or a list."
-        )
-    return _Every(data, held=False), _Every(data, held=True)
-
-
-def _split_loader(loader: DataLoader[Any]) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    dataset: Any = loader.dataset
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
-    held = len(order) // HELD_OUT
-    shared: dict[str, Any] = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
-    shared["batch_size"] = loader.batch_size
-    shuffled = isinstance(loader.sampler, RandomSampler)
-    train = DataLoader(Subset(dataset, sorted(order[held:])), shuffle=shuffled, drop_last=loader.drop_last, **shared)
-    return train, DataLoader(Subset(dataset, sorted(order[:held])), **shared)
-
-
-@dataclass(frozen=True, eq=False)
-class _Every:
-    """Of a collection of batches, every tenth, or all the others."""
-
-    batches: Iterable[Batch]
-    held: bool
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number, batch in enumerate(self.batches):
-            if (number % HELD_OUT == HELD_OUT - 1) == self.held:
-                yield batch
+def _first_sample(train: Iterable[Batch], nothing: bool) -> Inputs:
+    """Inputs of one sample; always the same, also where the data are shuffled or augmented."""
+    with randomness_kept():
+        seed_all(0)
+        first = next(iter(train), None)
+    if first is None:
+        must, got = ("be given where there is no data", "none") if nothing else ("be in the data", "no batch")
+        raise InputError(f"example_inputs: must {must}, got {got}; pass inputs of one sample.")
+    inputs = split_batch(first)[0]
+    return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
 
 
 def split_batch(batch: Batch) -> tuple[Inputs, Tensor | None]:
-    """Inputs and labels of a batch; None where there are none."""
-    if isinstance(batch, dict):
-        return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
-    if isinstance(batch, tuple | list):
-        return (batch[0], batch[1]) if len(batch) > 1 else (batch[0], None)
-    return batch, None
+    """Inputs and labels of a batch; None where there are none.
 
-
-def _called(model: nn.Module, inputs: Inputs) -> Any:
-    """Run the model, and blame the data if its shape does not fit."""
-    try:
-        return call(model, inputs)
-    except RuntimeError as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(inputs))
+    Raises:
+        InputError: The labels are no tensor, or the batch has more than two parts.
+    """
+    labels: Any = None
+    inputs = batch
+    if isinstance(batch, Mapping):
+        inputs, labels = {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
+    elif isinstance(batch, tuple | list):
+        if not 1 <= len(batch) <= 2:
+            raise InputError(
+                f"data: a batch must be inputs, a pair (inputs, labels) or a dict, got {len(batch)} parts; put several "
+                "inputs into a tuple or dict of their own."
+            )
+        inputs, labels = batch if len(batch) == 2 else (batch[0], None)
+    if labels is not None and not isinstance(labels, Tensor):
         raise InputError(
-            f"data: batches must fit {type(model).__name__}, got inputs of shape {shapes} and "
-            f"{str(error).splitlines()[0]}; pass data of the shape the model was made for."
+            f"data: labels must be a tensor, got {type(labels).__name__}; for any other loss write a squeeze.Task."
+        )
+    return inputs, labels
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _output(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The model's first output; if there is none, the data is to blame."""
+    try:
+        outputs = tensors_of(call(model, inputs))
+    except (SqueezeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        where = f" at {line}" if (line := line_of(error)) else ""
+        raise InputError(
+            f"data: batches must fit {type(model).__name__}, got inputs of shape {_shapes(inputs)} and "
+            f"{type(error).__name__}: {first_line(error)}{where}; pass data of the shape the model was made for."
         ) from error
+    if not outputs or not outputs[0].dim():
+        got = "a single number" if outputs else "no tensor"
+        raise InputError(f"data: {type(model).__name__} must return a row a sample, got {got}; write a squeeze.Task.")
+    return outputs[0]
 
 
-def _moved(inputs: Inputs, device: torch.device) -> Inputs:
-    return torch.utils._pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
+def _shapes(inputs: Inputs) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs)) or "no tensor"
 
 
-def _first_sample(leaf: Any) -> Any:
-    return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+def _fitting(labels: Tensor, output: Tensor) -> Tensor:
+    """Labels in the shape and type that the loss wants."""
+    got = f"got {tuple(labels.shape)} for an output of shape {tuple(output.shape)}"
+    if labels.is_floating_point():
+        # (N,) and (N, 1) are the same numbers; left alone, the loss would broadcast them into (N, N).
+        if [size for size in labels.shape if size > 1] != [size for size in output.shape if size > 1]:
+            raise InputError(f"data: numbers as labels must have the output's shape, {got}; reshape them.")
+        return labels.to(output.dtype).view_as(output)
+    if output.dim() < 2 or labels.shape != (len(output), *output.shape[2:]):
+        raise InputError(
+            f"data: classes as labels must be (N, ...) for an output of shape (N, classes, ...), {got}; reshape them, "
+            "or write a squeeze.Task."
+        )
+    labels, classes = labels.long(), output.shape[1]
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+        raise InputError(
+            f"data: labels must be classes from 0 to {classes - 1}, as many as the model has outputs, got {wrong}; "
+            "pass the data that the model was trained on."
+        )
+    return labels
+
+
+def _scored(output: Tensor, labels: Tensor) -> tuple[str, Tensor]:
+    """The metric's name, and its value for each sample, (N,)."""
+    labels = _fitting(labels, output)
+    if labels.is_floating_point():
+        squares = (output - labels).double().square()
+        return "negative_error", -(squares.flatten(1).mean(1) if squares.dim() > 1 else squares)
+    right = (output.argmax(1) == labels).double()
+    return "accuracy", right.flatten(1).mean(1) if right.dim() > 1 else right

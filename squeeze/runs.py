@@ -4,7 +4,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from squeeze.errors import ExportError
 from squeeze.export import FixedBatchWarning, export_onnx, export_pt2
 from squeeze.files import write_text
 from squeeze.latency import Latency, compare
+from squeeze.plan import Plan
 from squeeze.report import render
 
 FILES = ("model.safetensors", "model.onnx", "model.pt2", "plan.json", "report.json", "report.html")
@@ -51,17 +52,17 @@ def write_run(result: Result, folder: Path, about: Mapping[str, Any], command: s
     except ExportError as error:
         notes.append(str(error))
     before, after, sizes = _in_onnxruntime(result.dense, onnx, inputs, notes)
-    stages = result.stages
+    stages, size = result.stages, _size_as_artifact(result.dense)
     stages = replace(
         stages,
-        before=replace(stages.before, latency=(*stages.before.latency, *before), bytes=sizes),
+        before=replace(stages.before, latency=(*stages.before.latency, *before), bytes={**sizes, "safetensors": size}),
         after=replace(
             stages.after,
             latency=(*stages.after.latency, *after),
             bytes={"onnx": onnx.stat().st_size, "safetensors": artifact.stat().st_size},
         ),
     )
-    origin = replace(result.origin, command=command)
+    origin = replace(result.origin, command=command, model=str(about.get("arch") or result.origin.model))
     final = replace(result, stages=stages, origin=origin, notes=tuple(notes))
     write_text(folder / "plan.json", final.plan.to_json())
     write_text(folder / "report.json", json.dumps(final.report.to_dict(), indent=1))
@@ -83,3 +84,16 @@ def _in_onnxruntime(
             return (), (compare({"after": onnx}, inputs)["after"],), {}
         times = compare({"before": first, "after": onnx}, inputs)
         return (times["before"],), (times["after"],), {"onnx": first.stat().st_size}
+
+
+@dataclass(frozen=True, eq=False)
+class _Dense:
+    """A model that nothing was done to, to be saved for its size."""
+
+    model: nn.Module
+    plan: Plan = field(default_factory=Plan)
+
+
+def _size_as_artifact(dense: nn.Module) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        return save(_Dense(dense), Path(scratch) / "dense.safetensors").stat().st_size
