@@ -1,6 +1,7 @@
 """A task for whoever has a model and some data, or only a model and inputs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -92,20 +93,14 @@ class DataTask:
         Raises:
             InputError: The data do not fit the model.
         """
-        modes = {module: module.training for module in model.modules()}
         device, total, count, name = _device(model), 0.0, 0, "accuracy"
-        model.eval()
-        try:
-            with torch.no_grad():
-                for batch in self.holdout if split == "holdout" else self.test:
-                    inputs, labels = split_batch(send_to_device(batch, device))
-                    if labels is None:
-                        break
-                    name, scores = _scored(_output(model, inputs), labels)
-                    total, count = total + float(scores.sum()), count + len(scores)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with _judged(model):
+            for batch in self.holdout if split == "holdout" else self.test:
+                inputs, labels = split_batch(send_to_device(batch, device))
+                if labels is None:
+                    break
+                name, scores = _scored(_output(model, inputs), labels)
+                total, count = total + float(scores.sum()), count + len(scores)
         return {name: total / count} if count else {}
 
 
@@ -125,21 +120,38 @@ def as_task(model: nn.Module, data: Any = None, example_inputs: Inputs = None) -
         return data
     train, holdout = held_out(data) if data is not None else ((), ())
     if example_inputs is None:
-        example_inputs = send_to_device(_first_sample(train, data is None), _device(model))
+        first = _first_batch(train)
+        if first is None:
+            raise InputError(
+                "example_inputs: must be given where there is no data, got none; pass inputs of one sample."
+            )
+        example_inputs = send_to_device(pytree.tree_map(_first_sample, split_batch(first)[0]), _device(model))
     dense = copied(model)
     return DataTask(lambda: copied(dense), example_inputs, train, holdout)
 
 
-def _first_sample(train: Iterable[Batch], nothing: bool) -> Inputs:
-    """Inputs of one sample; always the same, also where the data are shuffled or augmented."""
+def _first_batch(batches: Iterable[Batch]) -> Batch | None:
+    """Always the same one, also where the data are shuffled or augmented."""
     with randomness_kept():
         seed_all(0)
-        first = next(iter(train), None)
-    if first is None:
-        must, got = ("be given where there is no data", "none") if nothing else ("be in the data", "no batch")
-        raise InputError(f"example_inputs: must {must}, got {got}; pass inputs of one sample.")
-    inputs = split_batch(first)[0]
-    return pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
+        return next(iter(batches), None)
+
+
+def _first_sample(leaf: Any) -> Any:
+    return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+
+@contextmanager
+def _judged(model: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradients."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def split_batch(batch: Batch) -> tuple[Inputs, Tensor | None]:

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from squeeze.architectures import load_callable
-from squeeze.data_task import DataTask, as_task, held_out
+from squeeze.blame import first_line
+from squeeze.data_task import DataTask, as_task
 from squeeze.errors import InputError
+from squeeze.splitting import BATCH, batches_of, held_out
 from squeeze.task import Task
 
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]
@@ -58,11 +60,11 @@ class ImageBatches:
         order = torch.randperm(len(self.images)) if training else torch.arange(len(self.images))
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in self.scaling)
         for rows in order.split(self.batch):
-            scaled = (self.images[rows].float() / 255 - mean) / std
-            yield self._jittered(scaled) if training else scaled, self.labels[rows]
+            images = self._jittered(self.images[rows]) if training else self.images[rows]
+            yield (images.float() / 255 - mean) / std, self.labels[rows]
 
     def _jittered(self, images: Tensor) -> Tensor:
-        """Crops at random places after zero-padding; mirrored at random."""
+        """Crops at random places after padding with black; mirrored at random."""
         shift, (count, _, height, width) = self.shift or 0, images.shape
         padded = functional.pad(images, (shift,) * 4)
         down, right = (torch.randint(0, 2 * shift + 1, (count, 1)) for _ in range(2))
@@ -97,22 +99,36 @@ def load_task(spec: str, build: Callable[[], nn.Module], input_shape: tuple[int,
     kind, _, place = spec.partition(":")
     if kind.endswith(".py"):
         return _own_task(spec, build, input_shape)
-    if kind not in _KINDS:
-        close = difflib.get_close_matches(kind, _KINDS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_KINDS)} and file.py:callable."
-        raise InputError(f"data: must be a known data set, got {spec!r}; {hint}")
-    if kind != "digits" and not Path(place).is_dir():
-        raise InputError(f"data: {kind} must be followed by its folder, got {place!r}; write {kind}:FOLDER.")
-    try:
-        train, holdout, test = _KINDS[kind](Path(place))
-    except (RuntimeError, FileNotFoundError) as error:
-        raise InputError(f"data: {place} must hold the files of {kind}, got {str(error).splitlines()[0]}") from error
+    train, holdout, test = _named(spec, kind, place)
     inputs = next(iter(test))[0][:1]
     if input_shape is not None and tuple(inputs.shape[1:]) != tuple(input_shape):
         raise InputError(
             f"data: {kind} must fit --input-shape {tuple(input_shape)}, got {tuple(inputs.shape[1:])}; leave it out."
         )
     return DataTask(build, inputs, train, holdout, test, kind)
+
+
+def _named(spec: str, kind: str, place: str) -> "Splits":
+    folder = Path(place).expanduser()
+    if kind not in _KINDS:
+        close = difflib.get_close_matches(kind.lower(), _KINDS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(
+            f"data: must be a known data set, got {spec!r}; {hint}There are {', '.join(_KINDS)} and file.py:callable."
+        )
+    if kind == "digits" and place:
+        raise InputError(f"data: digits come with scikit-learn and have no folder, got {place!r}; write digits.")
+    if kind != "digits" and not (place and folder.is_dir()):
+        raise InputError(f"data: {kind} must be followed by its folder, got {place!r}; write {kind}:FOLDER.")
+    try:
+        return _KINDS[kind](folder)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files fail in as many ways as there are formats
+        raise InputError(
+            f"data: {place} must hold the files of {kind}, got {type(error).__name__}: {first_line(error)}; put them "
+            "there as torchvision expects them."
+        ) from error
 
 
 Splits = tuple[Iterable[Any], Iterable[Any], Iterable[Any]]
@@ -161,10 +177,18 @@ def _image_folder(folder: Path) -> Splits:
     scale = [transforms.ToTensor(), transforms.Normalize(*IMAGENET)]
     jitter = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *scale])
     plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *scale])
-    test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), folder / "val")
-    train, _ = held_out(DataLoader(datasets.ImageFolder(folder / "train", jitter), batch_size=64, shuffle=True))
-    _, holdout = held_out(DataLoader(datasets.ImageFolder(folder / "train", plain), batch_size=64))
-    return train, holdout, DataLoader(datasets.ImageFolder(test, plain), batch_size=64)
+    judged = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), folder / "val")
+    jittered, unchanged = (datasets.ImageFolder(folder / "train", transform) for transform in (jitter, plain))
+    test = datasets.ImageFolder(judged, plain)
+    if jittered.classes != test.classes:
+        other = sorted({*jittered.classes} ^ {*test.classes})
+        raise InputError(
+            f"data: {folder} must hold the same classes in train and {judged.name}, got {other[0]!r} in one of them "
+            "only; classes are numbered by the names of their folders."
+        )
+    train, _ = held_out(DataLoader(jittered, BATCH, shuffle=True))
+    _, holdout = held_out(DataLoader(unchanged, BATCH))
+    return train, holdout, DataLoader(test, BATCH)
 
 
 def _own_task(spec: str, build: Callable[[], nn.Module], input_shape: tuple[int, ...] | None) -> Task:
@@ -173,11 +197,10 @@ def _own_task(spec: str, build: Callable[[], nn.Module], input_shape: tuple[int,
         return made
     inputs = None if input_shape is None else torch.zeros(1, *input_shape)
     pair = isinstance(made, tuple) and len(made) == 2 and not all(isinstance(part, Tensor) for part in made)
-    train, test = made if pair else (made, None)
+    train, test = made if pair else (made, ())
     task = as_task(build(), train, inputs)
-    tested = () if test is None else held_out([*test])[0] if isinstance(test, Iterator) else test
     name = spec.rpartition(":")[2]
-    return replace(task, builder=build, test=tested, name=name) if isinstance(task, DataTask) else task
+    return replace(task, builder=build, test=batches_of(test), name=name) if isinstance(task, DataTask) else task
 
 
 _KINDS: dict[str, Callable[[Path], Splits]] = {

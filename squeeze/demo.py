@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import torch
-from squeeze.weights import write_checkpoint
 from torch import Tensor, nn
 
 from squeeze.datasets import load_task
 from squeeze.finetune import FineTune, finetune
-from squeeze.randomness import seed_all
+from squeeze.randomness import randomness_kept, seed_all
 from squeeze.training import Run
+from squeeze.weights import write_checkpoint
 
 
 class _Residual(nn.Module):
@@ -48,8 +48,9 @@ def train_demo(path: Path, quiet: bool = False, epochs: int = 20) -> dict[str, f
         Its metrics on the test set.
     """
     task = load_task("digits", digits_resnet)
-    seed_all(0)
-    model = task.build()
+    with randomness_kept():
+        seed_all(0)
+        model = task.build()
     settings = FineTune(epochs=epochs, lr=0.05, distill=0, name="demo")
     finetune(model, None, task, settings, (), Run(quiet=quiet))
     write_checkpoint(path, model, arch="squeeze.demo:digits_resnet", data="digits", input_shape=(1, 8, 8))

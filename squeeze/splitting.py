@@ -28,8 +28,6 @@ HELD_OUT = 10
 BATCH = 64
 """Samples a batch, where the data do not say."""
 
-_REMEDY = "pass a torch DataLoader, a data set, a pair of tensors or a list of batches"
-
 
 def batches_of(data: Any, shuffle: bool = False) -> Iterable[Batch]:
     """What gives batches anew each time it is iterated.
@@ -50,10 +48,12 @@ def batches_of(data: Any, shuffle: bool = False) -> Iterable[Batch]:
         if not stream and not isinstance(data, Sized):
             raise InputError(f"data: {type(data).__name__} must have a length, got none; define __len__.")
         data = DataLoader(data, BATCH, shuffle=shuffle and not stream)
-    if isinstance(data, Iterator):
-        raise InputError(f"data: must be readable more than once, got {type(data).__name__}; {_REMEDY}.")
-    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
-        raise InputError(f"data: must hold batches, got {type(data).__name__}; {_REMEDY}.")
+    again = not isinstance(data, Iterator)
+    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable) or not again:
+        raise InputError(
+            f"data: must be a data loader, a data set or a list of batches, got {type(data).__name__}"
+            f"{'' if again else ', which cannot be read twice'}; pass such a one, or a pair of tensors."
+        )
     if isinstance(data, list | tuple) and any(isinstance(part, Dataset | DataLoader) for part in data):
         raise InputError(
             f"data: must hold batches, got a {type(data).__name__} of data sets or loaders; pass the training data "
