@@ -112,6 +112,11 @@ def _slice(model: nn.Module, edit: Slice) -> None:
             f"rewrite: {edit.tensor} must have size {edit.size} in dim {edit.dim}, got shape {tuple(tensor.shape)}; "
             "use the architecture the plan was made for."
         )
+    if not edit.keep:
+        raise PlanError(
+            f"rewrite: {edit.tensor} must keep an index of dim {edit.dim}, got none of {edit.size}; keep one, or drop "
+            "the block or branch."
+        )
     index = torch.as_tensor(edit.indices(), device=tensor.device)
     with torch.no_grad():
         cut = tensor.detach().index_select(edit.dim, index).contiguous(memory_format=_format(tensor))

@@ -404,6 +404,7 @@ def test_a_body_within_a_body_may_go_as_well() -> None:
         (Slice("gamma.x", 0, 4, ((0, 3),)), ("gamma.x",)),
         (Slice("body.0.weight", 0, 8, ((0, 3),)), ("size 8 in dim 0", "(6, 4)")),
         (Slice("body.0.weight", 2, 6, ((0, 3),)), ("in dim 2", "(6, 4)")),
+        (Slice("body.0.weight", 0, 6, ()), ("body.0.weight must keep an index", "none of 6")),
         (Drop("x", ("body.9",)), ("body.9",)),
         (Drop("x", ("nobody.0",)), ("nobody.0",)),
         (Drop("x", ("gamma",)), ("gamma",)),
