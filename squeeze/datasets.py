@@ -195,6 +195,8 @@ def _own_task(spec: str, build: Callable[[], nn.Module], input_shape: tuple[int,
     made = load_callable(spec)()
     if isinstance(made, Task):
         return made
+    if made is None:
+        raise InputError(f"data: {spec} must return a Task or data, got None; add a return.")
     inputs = None if input_shape is None else torch.zeros(1, *input_shape)
     pair = isinstance(made, tuple) and len(made) == 2 and not all(isinstance(part, Tensor) for part in made)
     train, test = made if pair else (made, ())
