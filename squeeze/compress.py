@@ -102,15 +102,16 @@ def compress(
     check_inputs(model, task.example_inputs)
     with randomness_kept():
         seed_all(run.seed)
-        before = _measured(model, task)
+        dense = eval_copy(model)
+        before = _measured(dense, task)
         small, plan, structure, history = _searched(model, passes, task, run)
         reestimate_batchnorm(small, task)
-        cut = Measured(task.evaluate(small, "test"))
+        cut = Measured(task.evaluate(small.eval(), "test"))
         if finetuning.epochs and _has_data(task):
             objectives = [chosen.objective for chosen in passes]
-            small, epochs = finetune(small, eval_copy(model), task, finetuning, objectives, run)
+            small, epochs = finetune(small, dense, task, finetuning, objectives, run)
             history.append((finetuning.name, epochs))
-    times = compare({"before": model, "after": small.eval()}, task.example_inputs, repeats=30)
+    times = compare({"before": dense, "after": small.eval()}, task.example_inputs, repeats=30)
     before, after = replace(before, latency=(times["before"],)), _measured(small, task)
     stages = Stages(before, replace(after, latency=(times["after"],)), cut)
     about = describe_origin(
