@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from squeeze.copying import copied
 from squeeze.edits import rewrite
-from squeeze.plan import Drop, Edit, Slice
+from squeeze.plan import Drop, Edit, Slice, Step
 
 Cuts = dict[str, dict[int, list[int]]]
 """For each tensor and dim, the indices that stay."""
