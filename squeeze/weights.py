@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from squeeze.errors import InputError
@@ -19,7 +20,8 @@ from squeeze.files import write_bytes
 
 _INNER = ("state_dict", "model_state_dict", "model", "net", "weights")
 _ABOUT = "squeeze"
-"""Key under which a checkpoint of ours says what it is."""
+"""Key under which a checkpoint of ours says what it is; in safetensors, artefacts have it."""
+_CHECKPOINT = "squeeze_checkpoint"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,8 @@ def read_weights(path: Path | str, trust_pickle: bool = False) -> Checkpoint:
     if not start:
         raise InputError(f"{path}: must be a file of weights, got an empty file; take a good copy.")
     found: Mapping[Any, Any]
-    meta: Mapping[str, Any] = {}
     if start[8:] == b"{" or path.suffix == ".safetensors":
-        found = _safetensors(path)
+        found, meta = _safetensors(path)
     else:
         found, meta = _unwrapped(path, _torch_file(path, trust_pickle))
     weights = {name: value.detach() for name, value in found.items() if _is_weight(name, value)}
@@ -70,11 +71,12 @@ def read_weights(path: Path | str, trust_pickle: bool = False) -> Checkpoint:
     return Checkpoint(path, _bare(weights), meta)
 
 
-def _safetensors(path: Path) -> Mapping[str, Any]:
+def _safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
-            if _ABOUT not in (file.metadata() or {}):
-                return {name: file.get_tensor(name) for name in file.keys()}
+            known = file.metadata() or {}
+            if _ABOUT not in known:
+                return {name: file.get_tensor(name) for name in file.keys()}, _about(known.get(_CHECKPOINT))
     except Exception as error:  # what a damaged header makes of itself is not one type
         raise InputError(
             f"{path}: must be a file of weights, got a damaged or other one ({_reason(error)}); take a good copy."
@@ -121,11 +123,16 @@ def _unwrapped(path: Path, content: Any) -> tuple[Mapping[Any, Any], Mapping[str
         raise InputError(f"{path}: must hold weights by name, got {type(content).__name__}; save model.state_dict().")
     inner = next((content[key] for key in _INNER if isinstance(content.get(key), Mapping | nn.Module)), content)
     weights = inner.state_dict() if isinstance(inner, nn.Module) else inner
+    return weights, _about(content.get(_ABOUT))
+
+
+def _about(text: Any) -> Mapping[str, Any]:
+    """What a file says of itself; nothing, if that cannot be read."""
     try:
-        about = json.loads(content.get(_ABOUT, "{}"))
+        about = json.loads(text)
     except (ValueError, TypeError, RecursionError):
-        about = {}
-    return weights, about if isinstance(about, dict) else {}
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _is_weight(name: Any, value: Any) -> bool:
@@ -215,23 +222,38 @@ def quoted(words: object, limit: int = 200) -> str:
 def write_checkpoint(
     path: Path | str, model: nn.Module, *, arch: str, data: str | None, input_shape: tuple[int, ...]
 ) -> None:
-    """Write weights that name their own architecture, data and input shape, for `torch.load` with weights_only.
+    """Write weights that name their own architecture, data and input shape.
 
     Args:
-        path: Of the file.
+        path: Of the file; one that ends in ".safetensors" becomes such a one, any other is for `torch.load` with
+            weights_only.
         model: Whose ``state_dict`` is written.
         arch: See `squeeze.architectures.builder`.
         data: See `squeeze.datasets.load_task`.
         input_shape: Of one sample.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, or cannot hold what the model keeps besides tensors.
     """
+    path = Path(path)
     about = json.dumps({"arch": arch, "data": data, "input_shape": list(input_shape)})
+    if path.suffix == ".safetensors":
+        write_bytes(path, serialize(_unshared(path, model), metadata={_CHECKPOINT: about}))
+        return
     # Through memory: on a full disk torch's writer does not say what is wrong.
     buffer = io.BytesIO()
     torch.save({"state_dict": model.state_dict(), _ABOUT: about}, buffer)
-    write_bytes(Path(path), buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
+
+
+def _unshared(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor by itself, as safetensors wants it; tied ones are written under each of their names."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{path}: must hold tensors only, got {name} besides; write a .pt file.")
+        found[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return found
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -197,13 +198,31 @@ def test_precision_is_the_models(dtype: torch.dtype) -> None:
     assert torch.equal(model.conv.weight, state["conv.weight"].float())
 
 
-def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
-    model = Net()
-    write_checkpoint(tmp_path / "new" / "x.pt", model, arch="a.py:b", data="digits", input_shape=(1, 8, 8))
-    read = read_weights(tmp_path / "new" / "x.pt")
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_a_checkpoint_says_what_it_is(tmp_path: Path, suffix: str) -> None:
+    model, path = Net(), tmp_path / "new" / f"x{suffix}"
+    model.conv.to(memory_format=torch.channels_last)
+    write_checkpoint(path, model, arch="a.py:b", data="digits", input_shape=(1, 8, 8))
+    read = read_weights(path)
     assert same(read.weights, model.state_dict())
     assert read.meta == {"arch": "a.py:b", "data": "digits", "input_shape": [1, 8, 8]}
-    assert "state_dict" in torch.load(tmp_path / "new" / "x.pt", weights_only=True)
+    again = load_into(Net(), read)
+    assert same(again.state_dict(), model.state_dict())
+    if suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            assert set(file.keys()) == set(model.state_dict())
+    else:
+        assert "state_dict" in torch.load(path, weights_only=True)
+
+
+def test_safetensors_hold_tensors_only(tmp_path: Path) -> None:
+    class Extra(Net):
+        def get_extra_state(self) -> str:
+            return "more"
+
+    with pytest.raises(InputError, match=r"x.safetensors: must hold tensors only, got _extra_state"):
+        write_checkpoint(tmp_path / "x.safetensors", Extra(), arch="a.py:b", data=None, input_shape=(1,))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("about", ["{", "[" * 100_000, "[1]", 7, {"arch": "x"}, None])
