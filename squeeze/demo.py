@@ -31,7 +31,7 @@ class _Residual(nn.Module):
 
 
 def digits_resnet() -> nn.Module:
-    """(N, 1, 8, 8) → (N, 10): a stem, three stages of two residual blocks, 3.9 M MACs."""
+    """(N, 1, 8, 8) → (N, 10): a stem, three stages of two residual blocks, 6.6 M MACs."""
     stages: list[nn.Module] = []
     width = 32
     for outputs, stride in ((32, 1), (64, 2), (128, 2)):
