@@ -214,7 +214,8 @@ def test_a_pass_that_removes_nothing_is_warned_of() -> None:
 def test_no_warning_where_something_went() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        squeeze.compress(net(), Magnitude(macs=0.5), digits(), finetuning=UNTUNED)
+        result = squeeze.compress(net(), Magnitude(macs=0.5), digits(), finetuning=UNTUNED)
+    assert result.plan.edits
 
 
 def test_edits_that_do_not_fit_are_refused() -> None:
