@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from squeeze.copying import copied, eval_copy
 from squeeze.data_task import as_task
 from squeeze.edits import rewrite
-from squeeze.errors import InputError, NoEffectWarning, TraceError
+from squeeze.errors import InputError, NoEffectWarning, TraceError, TrainingError
 from squeeze.finetune import FineTune, finetune
 from squeeze.latency import compare
 from squeeze.passes.base import Found, Pass
@@ -31,6 +31,8 @@ from squeeze.structure.trial import TOLERANCE, agree, masked
 from squeeze.task import Task, call, check_inputs, tensors_of
 from squeeze.training import Run
 from squeeze.weights import checksum
+
+_HUGE = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +152,11 @@ def _carried_out(found: Found, structure: Structure, chosen: Pass, task: Task) -
     with torch.no_grad():
         got = tensors_of(call(eval_copy(small), task.example_inputs))
         expected = tensors_of(call((reference or copied(found.model)).eval(), task.example_inputs))
+    if _diverged(expected):
+        raise TrainingError(
+            f"{chosen.name}: the model must stay finite while the pass trains it, got outputs beyond {_HUGE:g}; "
+            "lower the learning rates of the pass (squeeze methods lists them), or train the model first."
+        )
     shapes = [t.shape for t in got] == [t.shape for t in expected]
     if not shapes or (reference is not None and not agree(expected, got, TOLERANCE)):
         raise TraceError(
@@ -157,6 +164,11 @@ def _carried_out(found: Found, structure: Structure, chosen: Pass, task: Task) -
             "inputs; please report this network."
         )
     return small
+
+
+def _diverged(outputs: Sequence[Tensor]) -> bool:
+    numbers = [t for t in outputs if t.is_floating_point() and t.numel()]
+    return any(not bool(t.isfinite().all()) or float(t.abs().max()) > _HUGE for t in numbers)
 
 
 def _measured(model: nn.Module, task: Task) -> Measured:

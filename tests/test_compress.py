@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import squeeze
 from squeeze import GAL, FineTune, Magnitude, Result, Run, finetune
-from squeeze.errors import BudgetError, InputError, NoEffectWarning, PlanError
+from squeeze.errors import BudgetError, InputError, NoEffectWarning, PlanError, TrainingError
 from squeeze.passes.base import Found, Loss
 from squeeze.plan import Slice
 from squeeze.structure.groups import Structure
@@ -268,3 +268,27 @@ def test_checkpoints_of_a_second_pass_have_a_folder_of_their_own(tmp_path: Path)
     passes = [GAL(macs=0.8, epochs=1, round_to=1), GAL(macs=0.8, epochs=1, round_to=1)]
     squeeze.compress(net(), passes, noise_task(), finetuning=UNTUNED, run=Run(folder=tmp_path))
     assert (tmp_path / "checkpoints").is_dir() and (tmp_path / "pass2" / "checkpoints").is_dir()
+
+
+@dataclass(frozen=True)
+class Explodes:
+    """A pass whose training ran away."""
+
+    factor: float
+    name: ClassVar[str] = "explodes"
+
+    def search(self, model: nn.Module, structure: Structure, task: Task, run: Run) -> Found:
+        found = Magnitude(macs=0.7).search(model, structure, task, run)
+        with torch.no_grad():
+            for parameter in found.model.parameters():
+                parameter.mul_(self.factor)
+        return found
+
+    def objective(self, model: nn.Module, loss: Any) -> Any:
+        return nullcontext(loss)
+
+
+@pytest.mark.parametrize("factor", [1e12, float("nan")])
+def test_a_pass_that_diverges_is_told_to_slow_down(factor: float) -> None:
+    with pytest.raises(TrainingError, match="lower the learning rates"):
+        squeeze.compress(tiny_net(16).eval(), Explodes(factor), noise_task())
