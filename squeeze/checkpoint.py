@@ -14,6 +14,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from squeeze.blame import first_line
 from squeeze.errors import ArtifactError, InputError
 from squeeze.files import write_bytes
 
@@ -70,7 +71,7 @@ def load(path: Path) -> Any:
             raise ValueError("content and checksum disagree")
         return _decode(json.loads(header["tree"]), {name: tensor.clone() for name, tensor in tensors.items()})
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ArtifactError(f"{path}: must be whole, got a damaged {KIND} ({reason}); start the run over.") from error
 
 

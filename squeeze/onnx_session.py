@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from squeeze.blame import first_line
 from squeeze.errors import InputError
 from squeeze.task import Inputs, tensors_of
 
@@ -31,7 +32,7 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise InputError(f"{path}: must be loadable by ONNX Runtime, got {first}; export the model again.") from error
 
 

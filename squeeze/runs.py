@@ -4,25 +4,25 @@ import json
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from squeeze.artifact import save
 from squeeze.compress import Result
 from squeeze.errors import ExportError
 from squeeze.export import FixedBatchWarning, export_onnx, export_pt2
 from squeeze.files import write_text
-from squeeze.latency import Latency, compare
+from squeeze.latency import compare
 from squeeze.plan import Plan
-from squeeze.report import render
+from squeeze.report import Stages, render
 
 FILES = ("model.safetensors", "model.onnx", "model.pt2", "plan.json", "report.json", "report.html")
 
 
-def write_run(result: Result, folder: Path, about: Mapping[str, Any], command: str = "") -> Result:
+def write_run(
+    result: Result, folder: Path, about: Mapping[str, Any], command: str = "", earlier: Plan | None = None
+) -> Result:
     """Export, measure in ONNX Runtime, and write all files of a run.
 
     Args:
@@ -30,6 +30,7 @@ def write_run(result: Result, folder: Path, about: Mapping[str, Any], command: s
         folder: Is there and may be written to; see `squeeze.files.claim_folder`.
         about: What the artefact says of itself: "arch", "data", "input_shape".
         command: The command line that started the run.
+        earlier: What the model had behind it when it was given; the plan that is written starts with that.
 
     Returns:
         The result with what was measured here: file sizes, and latency of the ONNX files.
@@ -38,9 +39,22 @@ def write_run(result: Result, folder: Path, about: Mapping[str, Any], command: s
         ExportError: The ONNX file does not compute what the model computes.
         InputError: The folder cannot be written to.
     """
-    inputs = result.task.example_inputs
     notes = [*result.notes]
-    artifact = save(result, folder / "model.safetensors", about)
+    plan = replace(result.plan, steps=(*(earlier or Plan()).steps, *result.plan.steps))
+    artifact = save(replace(result, plan=plan), folder / "model.safetensors", about)
+    onnx = _exported(result, folder, notes)
+    sizes = {"onnx": onnx.stat().st_size, "safetensors": artifact.stat().st_size}
+    origin = replace(result.origin, command=command, model=str(about.get("arch") or result.origin.model))
+    final = replace(result, stages=_beside_dense(result, onnx, sizes, notes), origin=origin, notes=tuple(notes))
+    write_text(folder / "plan.json", plan.to_json())
+    write_text(folder / "report.json", json.dumps(final.report.to_dict(), indent=1))
+    write_text(folder / "report.html", render(final.report))
+    return final
+
+
+def _exported(result: Result, folder: Path, notes: list[str]) -> Path:
+    """Both exports; a program that torch.export cannot write is a note, an ONNX file an error."""
+    inputs = result.task.example_inputs
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FixedBatchWarning)
         onnx = export_onnx(result.model, inputs, folder / "model.onnx")
@@ -51,49 +65,24 @@ def write_run(result: Result, folder: Path, about: Mapping[str, Any], command: s
             export_pt2(result.model, inputs, folder / "model.pt2")
     except ExportError as error:
         notes.append(str(error))
-    before, after, sizes = _in_onnxruntime(result.dense, onnx, inputs, notes)
-    stages, size = result.stages, _size_as_artifact(result.dense)
-    stages = replace(
-        stages,
-        before=replace(stages.before, latency=(*stages.before.latency, *before), bytes={**sizes, "safetensors": size}),
-        after=replace(
-            stages.after,
-            latency=(*stages.after.latency, *after),
-            bytes={"onnx": onnx.stat().st_size, "safetensors": artifact.stat().st_size},
-        ),
-    )
-    origin = replace(result.origin, command=command, model=str(about.get("arch") or result.origin.model))
-    final = replace(result, stages=stages, origin=origin, notes=tuple(notes))
-    write_text(folder / "plan.json", final.plan.to_json())
-    write_text(folder / "report.json", json.dumps(final.report.to_dict(), indent=1))
-    write_text(folder / "report.html", render(final.report))
-    return final
+    return onnx
 
 
-def _in_onnxruntime(
-    dense: nn.Module, onnx: Path, inputs: Any, notes: list[str]
-) -> tuple[tuple[Latency, ...], tuple[Latency, ...], dict[str, int]]:
-    """The dense and the small model side by side, and the dense file's size."""
+def _beside_dense(result: Result, onnx: Path, sizes: Mapping[str, int], notes: list[str]) -> Stages:
+    """What was measured, with the files of the dense model and the small one side by side."""
+    inputs, stages = result.task.example_inputs, result.stages
     with tempfile.TemporaryDirectory() as scratch:
+        dense = save(replace(result, model=result.dense, plan=Plan()), Path(scratch) / "dense.safetensors")
+        bytes_before, candidates = {"safetensors": dense.stat().st_size}, {"after": onnx}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FixedBatchWarning)
-                first = export_onnx(dense, inputs, Path(scratch) / "dense.onnx")
+                candidates["before"] = export_onnx(result.dense, inputs, Path(scratch) / "dense.onnx")
+            bytes_before["onnx"] = candidates["before"].stat().st_size
         except ExportError as error:
             notes.append(f"The dense model was not exported: {error}")
-            return (), (compare({"after": onnx}, inputs)["after"],), {}
-        times = compare({"before": first, "after": onnx}, inputs)
-        return (times["before"],), (times["after"],), {"onnx": first.stat().st_size}
-
-
-@dataclass(frozen=True, eq=False)
-class _Dense:
-    """A model that nothing was done to, to be saved for its size."""
-
-    model: nn.Module
-    plan: Plan = field(default_factory=Plan)
-
-
-def _size_as_artifact(dense: nn.Module) -> int:
-    with tempfile.TemporaryDirectory() as scratch:
-        return save(_Dense(dense), Path(scratch) / "dense.safetensors").stat().st_size
+        times = compare(candidates, inputs)
+    first = (*stages.before.latency, times["before"]) if "before" in times else stages.before.latency
+    last = (*stages.after.latency, times["after"])
+    before, after = replace(stages.before, latency=first, bytes=bytes_before), stages.after
+    return replace(stages, before=before, after=replace(after, latency=last, bytes=sizes))

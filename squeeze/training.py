@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from squeeze import checkpoint
+from squeeze.blame import first_line
 from squeeze.errors import InputError, TrainingError
 from squeeze.interrupts import Interrupts
 from squeeze.progress import Monitor
@@ -268,9 +269,7 @@ class _Loop:
             self._learner.load_state_dict(state["learner"])
             self.at, self._random = _Position(**state["at"]), state["random"]
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise self._unfit(
-                "the state of this run", f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            ) from error
+            raise self._unfit("the state of this run", f"{type(error).__name__}: {first_line(error)}") from error
         self._saved = (self.at.epoch, self.at.step)
         return self._random
 

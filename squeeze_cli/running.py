@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import click
 
 import squeeze
 from squeeze.errors import BudgetError, InputError, TraceError
-from squeeze.files import claim_folder, write_text
+from squeeze.files import claim_folder
 from squeeze.models import Opened
 from squeeze.runs import write_run
 from squeeze.selection import Budget, Scores, select
@@ -117,18 +117,9 @@ def pruned(job: Job) -> squeeze.Result:
             finetuning=job.finetuning,
             run=job.run,
         )
-        final = write_run(result, job.folder, job.opened.about, command)
-        if job.opened.plan.steps:
-            _write_whole_plan(job, final)
+        final = write_run(result, job.folder, job.opened.about, command, job.opened.plan)
         _log_history(job.folder, final)
     return final
-
-
-def _write_whole_plan(job: Job, result: squeeze.Result) -> None:
-    """What starts at the dense model: the steps that the opened model had behind it, then those of this run."""
-    plan = replace(result.plan, steps=(*job.opened.plan.steps, *result.plan.steps))
-    squeeze.save(replace(result, plan=plan), job.folder / "model.safetensors", job.opened.about)
-    write_text(job.folder / "plan.json", plan.to_json())
 
 
 @contextmanager
