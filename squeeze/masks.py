@@ -70,21 +70,22 @@ class SoftMasks(nn.Module):
         self.macs = torch.tensor([cost.macs for cost in savings], dtype=torch.float64)
         self.params = torch.tensor([cost.params for cost in savings], dtype=torch.float64)
 
-    def scaled(self, model: nn.Module) -> dict[str, Tensor]:
+    def scaled(self, model: nn.Module, values: Tensor | None = None) -> dict[str, Tensor]:
         """The parameters that readers use, multiplied by their masks, for `torch.func.functional_call`.
 
         Differentiable in the masks and in the parameters. Parameters that no mask touches and buffers are
         left out; a tied parameter appears once, under its first name.
+
+        Args:
+            model: Whose parameters.
+            values: (M,) in place of the masks.
         """
-        owned = dict(model.named_parameters(remove_duplicate=False))
+        owned = self._owned(model)
         first = {id(parameter): name for name, parameter in reversed(owned.items())}
-        entries = torch.cat((self.values, self.values.new_ones(1))).index_select(0, self.index)
+        values = self.values if values is None else values
+        entries = torch.cat((values, values.new_ones(1))).index_select(0, self.index)
         scaled: dict[str, Tensor] = {}
         for (tensor, dim), factor in zip(self._places, entries.split(self._lengths), strict=True):
-            if tensor not in owned:
-                raise PlanError(
-                    f"masks: {tensor!r} must be a parameter of the model, got none of that name; trace it again."
-                )
             name = first[id(owned[tensor])]
             shape = [1] * owned[tensor].dim()
             if dim is not None:
@@ -94,11 +95,38 @@ class SoftMasks(nn.Module):
         return scaled
 
     @torch.no_grad()
-    def fold(self, model: nn.Module) -> None:
-        """Multiply the masks into the model's parameters, in place: the model then computes what it did with masks."""
+    def fold(self, model: nn.Module, values: Tensor | None = None) -> None:
+        """Multiply the masks (or `values` in their place) into the model's parameters, in place."""
         owned = dict(model.named_parameters())
-        for name, value in self.scaled(model).items():
+        for name, value in self.scaled(model, values).items():
             owned[name].copy_(value)
+
+    @torch.no_grad()
+    def shift(self, model: nn.Module, factor: Tensor) -> None:
+        """Divide the masks by `factor` (M,), and multiply the parameters by it: together they compute the same."""
+        self.fold(model, factor)
+        self.values.div_(factor)
+
+    @torch.no_grad()
+    def norms(self, model: nn.Module) -> Tensor:
+        """(M,) the L2 norms of the entries that each mask multiplies."""
+        owned = self._owned(model)
+        squares = self.values.new_zeros(len(self.values) + 1)
+        for (tensor, dim), index in zip(self._places, self.index.split(self._lengths), strict=True):
+            square = owned[tensor].float().square()
+            kept = square.sum().view(1) if dim is None else square.movedim(dim, 0).flatten(1).sum(1)
+            squares.index_add_(0, index, kept)
+        return squares[:-1].sqrt()
+
+    def _owned(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The model's parameters by all of their names; those that the masks need are among them."""
+        owned = dict(model.named_parameters(remove_duplicate=False))
+        for tensor, _ in self._places:
+            if tensor not in owned:
+                raise PlanError(
+                    f"masks: {tensor!r} must be a parameter of the model, got none of that name; trace it again."
+                )
+        return owned
 
     def scores(self, values: np.ndarray | None = None) -> Scores:
         """Importance for `squeeze.selection.select`: the masks, or other `values` (M,) in their place.

@@ -119,14 +119,77 @@ def test_one_step_is_what_the_formulas_say() -> None:
     assert logged["data"] == pytest.approx(data.item(), rel=1e-4)
     parameters = list(generator.parameters())
     gradient, *others = torch.autograd.grad(adversarial + data, [m, *parameters])
-    for ours, w, g in zip(learner.generator.model.parameters(), parameters, others, strict=True):
-        decay = 2e-4 if w.dim() > 1 else 0.0
-        torch.testing.assert_close(ours.detach(), w.detach() - 0.02 * (g + decay * w.detach()))
+    with torch.no_grad():
+        before = norms(generator)
+        for w, g in zip(parameters, others, strict=True):
+            w -= 0.02 * (g + (2e-4 if w.dim() > 1 else 0.0) * w)
+        growth = norms(generator) / before
+        growth[-2:] = 1  # the columns behind the branches are those behind their filters
+        cost = SoftMasks(structure_of(built())).macs
+        w = (cost / cost.mean()).float()
+        step = 0.05 / w.clamp(min=0.1)
+        moved = (growth - step * gradient / growth - step * 0.3 * w).clamp(min=0)
+        mean = torch.cat([part.mean().expand(len(part)) for part in moved[:14].split([4, 5, 2, 3])])
+        torch.testing.assert_close(learner.masks.values.detach(), torch.cat([moved[:14] / mean, moved[14:]]))
+        factors = torch.cat([mean, torch.ones(3)]) / growth
+        for part, factor in zip(slices(generator), factors, strict=True):
+            for view in part:
+                view *= factor
+    for ours, theirs in zip(learner.generator.model.parameters(), parameters, strict=True):
+        torch.testing.assert_close(ours.detach(), theirs.detach())
 
-    cost = SoftMasks(structure_of(built())).macs
-    w = (cost / cost.mean()).float()
-    step = 0.05 / w.clamp(min=0.1)
-    torch.testing.assert_close(learner.masks.values.detach(), (1 - step * gradient - step * 0.3 * w).clamp(min=0))
+
+def slices(model: Tiny) -> list[list[Tensor]]:
+    """What each of the 17 masks multiplies, written out."""
+    readers = (model.body.conv1, model.left, model.right)
+    found = [[conv.weight.data[:, i] for conv in readers] for i in range(4)]
+    found += [[model.body.conv2.weight.data[:, i]] for i in range(5)]
+    found += [[model.head.weight.data[:, i]] for i in range(5)]
+    return [*found, [model.body.bn2.weight.data, model.body.bn2.bias.data], [], []]
+
+
+def norms(model: Tiny) -> Tensor:
+    return torch.stack([sum((v.square().sum() for v in part), torch.zeros(())) for part in slices(model)]).sqrt()
+
+
+def test_balancing_moves_scale_between_masks_and_weights_and_nothing_else() -> None:
+    learner, x = learner_for(GAL(lambda_=0.1))
+    model, masks = learner.generator.model, learner.masks
+    with torch.no_grad():
+        masks.values.uniform_(0.1, 2, generator=torch.Generator().manual_seed(0))
+        masks.values[4] = 0
+        for parameter in model.parameters():
+            parameter.mul_(torch.rand(len(parameter)).view(-1, *[1] * (parameter.dim() - 1)) + 0.5)
+    kept = learner.balance.norms
+    expected = torch.func.functional_call(model.eval(), masks.scaled(model), (x,))
+    learner.balance.absorb(learner.fista)
+    torch.testing.assert_close(masks.norms(model), kept)
+    learner.balance.level(learner.fista)
+    assert [masks.values[span].mean().item() for span in (slice(0, 4), slice(4, 9), slice(9, 11), slice(11, 14))] == (
+        pytest.approx([1, 1, 1, 1])
+    )
+    assert masks.values[4] == 0
+    torch.testing.assert_close(torch.func.functional_call(model, masks.scaled(model), (x,)), expected)
+
+
+def test_after_the_decision_masks_stand_still_and_weights_go_on() -> None:
+    settings = GAL(macs=0.6, **QUICK)
+    model = built()
+    structure = structure_of(model)
+    masks = SoftMasks(structure)
+    baseline, width = frozen_baseline(model, Noise(), Noise().train_batches(0))
+    steering = Steering(masks, structure, Budget(macs=0.6), round_to=1)
+    learner = GALLearner(model, baseline, Discriminator(width, 0), steering, settings, steps=5)
+    learner.start_epoch(0)
+    seen = []
+    for batch in Noise(steps=10).train_batches(0):
+        learner.step(batch, Accelerator(device_placement=False))
+        seen.append((learner.removed is not None, masks.values.detach().clone(), model.stem.weight.detach().clone()))
+    assert [decided for decided, _, _ in seen] == [False] * 7 + [True] * 3
+    assert torch.equal(seen[7][1], seen[9][1])
+    assert not torch.equal(seen[7][2], seen[9][2])
+    assert np.array_equal(seen[7][1].numpy() == 0, learner.removed)
+    assert structure.cost(masks.choice(learner.removed)).macs <= 0.6 * structure.cost().macs
 
 
 def test_masks_move_along_the_mean_gradient_of_several_steps() -> None:

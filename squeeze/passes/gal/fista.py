@@ -59,6 +59,15 @@ class FISTA(Optimizer):
             group["alpha"] = 1.0
 
     @torch.no_grad()
+    def rescale(self, p: Tensor, factor: Tensor) -> None:
+        """Follow a change of variables p → p / factor that happened outside: momentum and gradient go with it."""
+        for name in ("previous", "reach"):
+            if name in self.state[p]:
+                self.state[p][name] = self.state[p][name] / factor
+        if p.grad is not None:
+            p.grad.mul_(factor)
+
+    @torch.no_grad()
     def step(
         self, closure: Callable[[], Any] | None = None, penalty: Callable[[Tensor, Tensor], float] | None = None
     ) -> Any:

@@ -11,8 +11,10 @@ from torch.func import functional_call
 from torch.optim import SGD, Optimizer
 
 from squeeze.errors import InputError
+from squeeze.passes.gal.balance import Balance
 from squeeze.passes.gal.discriminator import Discriminator, discriminator_loss, realness
 from squeeze.passes.gal.fista import FISTA
+from squeeze.passes.gal.settle import settled
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import Features
 from squeeze.task import Batch
@@ -30,11 +32,14 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class GALLearner:
     """Trains masks and weights of a generator to imitate the baseline, without ever asking for a label.
 
+    Attributes:
+        removed: (M,) True for what goes, once that is decided.
+
     Args:
         generator: The copy of the model that is trained.
         baseline: The frozen features to imitate.
         discriminator: D.
-        steering: The masks, and the weight of their penalty.
+        steering: The masks, the weight of their penalty, and what goes in the end.
         settings: The pass.
         steps: Steps in an epoch, 0 if the data does not say: then they are counted in the first.
     """
@@ -63,6 +68,8 @@ class GALLearner:
             weights=steering.weights(),
             metric=steering.metric(),
         )
+        self.balance = Balance(self.masks, generator)
+        self.removed: np.ndarray | None = None
         judge = SGD(
             discriminator.parameters(),
             lr=settings.lr_discriminator,
@@ -95,6 +102,8 @@ class GALLearner:
     def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
         """One update of the discriminator, one of the generator, and every `mask_step` steps one of the masks."""
         self._set_rates()
+        if self.removed is None and self.steering.due(self.progress):
+            self._decide(self.steering.removed(self.reach()))
         with accelerator.autocast():
             with torch.no_grad():
                 real = self.baseline(batch)
@@ -107,9 +116,10 @@ class GALLearner:
             )
         judged = self._update_discriminator(real, fake.detach(), accelerator)
         adversarial, data = self._update_generator(real, fake, accelerator)
-        self._gathered += 1
-        if self._gathered == self.settings.mask_step:
-            self._update_masks(accelerator)
+        if self.removed is None:
+            self._gathered += 1
+            if self._gathered == self.settings.mask_step:
+                self._update_masks(accelerator)
         self._done += 1
         logged = torch.stack([judged, adversarial, data, self._penalty()]).tolist()
         self._smooth += logged[1] + logged[2]
@@ -141,9 +151,19 @@ class GALLearner:
         if self.masks.values.grad is not None:
             self.masks.values.grad /= self._gathered
             _average(self.masks.parameters(), accelerator)
+        self.balance.absorb(self.fista)
         self.fista.step(penalty=self._next_lambda)
         self.fista.zero_grad()
+        self.balance.level(self.fista)
         self._gathered = 0
+
+    @torch.no_grad()
+    def _decide(self, removed: np.ndarray) -> None:
+        """What goes is settled: those masks are 0 from now on, the others stand still, and the weights adapt."""
+        final = settled(self.masks, _array(self.masks.values), removed)
+        self.masks.values.copy_(torch.from_numpy(final)).requires_grad_(False)
+        self.masks.values.grad = None
+        self.removed, self._gathered = removed, 0
 
     def _next_lambda(self, moved: Tensor, speeds: Tensor) -> float:
         updates = self._steps * self.settings.epochs // self.settings.mask_step
@@ -180,6 +200,8 @@ class GALLearner:
             "gathered": self._gathered,
             "sums": [self._smooth, self._norm, self._count],
             "last": None if self._last is None else list(self._last),
+            "norms": self.balance.norms,
+            "removed": None if self.removed is None else torch.from_numpy(self.removed),
             "gradient": torch.zeros_like(self.masks.values) if gradient is None else gradient.clone(),
         }
 
@@ -189,7 +211,10 @@ class GALLearner:
         self._steps, self._done, self._gathered = state["steps"], state["done"], state["gathered"]
         self._smooth, self._norm, self._count = state["sums"]
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
+        self.balance.norms = state["norms"].to(self.masks.values)
         self.masks.values.grad = state["gradient"].to(self.masks.values) if self._gathered else None
+        if state["removed"] is not None:
+            self._decide(state["removed"].cpu().numpy())
 
     @property
     def _lambda(self) -> float:

@@ -15,12 +15,12 @@ from squeeze.masks import KINDS, Kind, SoftMasks
 from squeeze.passes.base import Found
 from squeeze.passes.gal.discriminator import Discriminator, Regularizer
 from squeeze.passes.gal.learner import GALLearner
-from squeeze.passes.gal.settle import settled, zeros_go
+from squeeze.passes.gal.settle import settled
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import frozen_baseline
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.selection import Budget, select
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
 from squeeze.task import Batch, Task
 from squeeze.training import Run, train
 
@@ -110,11 +110,8 @@ class GAL:
             select(structure, masks.scores(), budget, self.round_to)
         learner = self._learner(generator, masks, structure, task, run)
         epochs = train(learner, task.train_batches, self.epochs, run, self.name)
-        reach = learner.reach()
-        choice = zeros_go(masks, structure, reach, self.round_to)
-        if budget is not None:
-            choice = select(structure, masks.scores(reach), budget, self.round_to)
-        return self._found(model, learner, structure, choice, epochs)
+        removed = learner.steering.removed(learner.reach()) if learner.removed is None else learner.removed
+        return self._found(model, learner, structure, removed, epochs)
 
     def objective(self, model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]) -> AbstractContextManager[Any]:
         """The loss unchanged: once removed and folded, nothing of GAL is left to be kept up."""
@@ -133,7 +130,7 @@ class GAL:
                 masks.values.normal_(generator=torch.Generator().manual_seed(run.seed))
         device = next((p.device for p in generator.parameters()), torch.device("cpu"))
         budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
-        steering = Steering(masks, structure, budget)
+        steering = Steering(masks, structure, budget, self.round_to)
         masks.to(device)
         return GALLearner(generator, baseline, Discriminator(width, run.seed).to(device), steering, self, steps)
 
@@ -142,13 +139,13 @@ class GAL:
         model: nn.Module,
         learner: GALLearner,
         structure: Structure,
-        choice: Choice,
+        removed: np.ndarray,
         epochs: list[dict[str, float]],
     ) -> Found:
         """Fold what stays into the generator, and tell what happened."""
         masks, generator = learner.masks, learner.generator.model
         values = masks.values.detach().double().cpu().numpy()
-        final = settled(masks, values, masks.removed(choice))
+        final = settled(masks, values, removed)
         with torch.no_grad():
             masks.values.copy_(torch.from_numpy(final))
         masks.fold(generator)
@@ -159,7 +156,7 @@ class GAL:
             final_masks.setdefault(part.kind, {})[part.name] = np.round(values[part.span], 6).tolist()
         left_out = [list(pair) for pair in masks.left_out]
         history = {"epochs": epochs, "masks": final_masks, "left_out": left_out, "init": self.init}
-        return Found(generator, structure.edits(choice), history=history)
+        return Found(generator, structure.edits(masks.choice(removed)), history=history)
 
 
 def _among(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from squeeze.masks import SoftMasks
-from squeeze.selection import Budget
+from squeeze.passes.gal.settle import zeros_go
+from squeeze.selection import Budget, select
 from squeeze.structure.groups import Structure
 
 
@@ -23,15 +24,32 @@ class Steering:
         masks: Whose costs count.
         structure: What they were made for.
         budget: What may stay; None leaves λ alone.
-        hold: The share of the schedule after which the budget is met.
+        round_to: Widths are multiples of so many channels.
+        hold: The share of the schedule after which the budget is met and what goes is decided; the weights have the
+            rest to adapt to that.
         pace: The least share of the schedule in which most masks may go from 1 to 0.
     """
 
     masks: SoftMasks
     structure: Structure
     budget: Budget | None
+    round_to: int = 8
     hold: float = 0.7
     pace: float = 0.2
+
+    def due(self, progress: float) -> bool:
+        """It is time to decide what goes. The paper's λ has no such time: its zeros are those at the end."""
+        return self.budget is not None and progress >= self.hold
+
+    def removed(self, reach: np.ndarray) -> np.ndarray:
+        """(M,) True for what goes: within the budget on aligned widths, or whatever is 0.
+
+        Args:
+            reach: (M,) the masks before they were cut off at 0, which ranks the zeros.
+        """
+        if self.budget is None:
+            return self.masks.removed(zeros_go(self.masks, self.structure, reach, self.round_to))
+        return self.masks.removed(select(self.structure, self.masks.scores(reach), self.budget, self.round_to))
 
     def weights(self) -> Tensor:
         """(M,) w: shares of the MACs, or of the parameters if the budget is in them."""
