@@ -27,8 +27,10 @@ NETWORKS: dict[str, tuple[Callable[[str], Any], str]] = {
     "resnet20": (tasks.cifar10_resnet20, "resnet20-12fca82f.th"),
     "resnet56": (tasks.cifar10_resnet56, "resnet56-4bfd9763.th"),
 }
-METHODS = ("gal", "magnitude", "torch-pruning", "magnitude-long", "torch-pruning-long")
-"""Those with -long fine-tune for as many epochs as GAL searches and fine-tunes together."""
+METHODS = ("gal", "gal-mixed", "magnitude", "torch-pruning", "magnitude-long", "torch-pruning-long")
+"""GAL masks filters, GAL mixed also whole blocks. Those with -long fine-tune for as many epochs as GAL searches and
+fine-tunes together."""
+STRUCTURES = {"gal": ("filters",), "gal-mixed": ("filters", "blocks")}
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class Setup:
     network: str = "resnet20"
     macs: float = 0.5
     round_to: int = 8
-    epochs: int = 15
-    search_epochs: int = 8
+    epochs: int = 10
+    search_epochs: int = 6
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
     device: str = "cpu"
 
 
@@ -91,8 +93,13 @@ def search(bench: Bench, method: str) -> tuple[nn.Module, dict[str, Any]]:
 
         cut = peer.cut_to(bench.dense, bench.task.example_inputs, setup.macs, setup.round_to)
         return cut.model, {"ratio": cut.ratio, "as_it_comes": as_it_comes(bench)}
-    if method == "gal":
-        chosen = squeeze.GAL(macs=setup.macs, epochs=setup.search_epochs, round_to=setup.round_to)
+    if method in STRUCTURES:
+        chosen = squeeze.GAL(
+            macs=setup.macs,
+            structures=STRUCTURES[method],
+            epochs=setup.search_epochs,
+            round_to=setup.round_to,
+        )
     else:
         chosen = squeeze.Magnitude(macs=setup.macs, round_to=setup.round_to)
     structure = squeeze.trace(bench.dense, bench.task.example_inputs)
@@ -205,7 +212,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_gal", description=__doc__)
     parser.add_argument("data", help="folder of CIFAR-10")
     parser.add_argument("weights", type=Path, help="folder of the pretrained weights")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:3], metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:4], metavar="METHOD")
     parser.add_argument("--network", choices=NETWORKS, default=setup.network)
     for name in ("epochs", "search_epochs", "round_to", "seed", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(setup, name))

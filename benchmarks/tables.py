@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 BEGIN, END = "<!-- tables.py writes from here -->", "<!-- to here -->"
 TITLES = {
     "gal": "squeeze GAL",
+    "gal-mixed": "squeeze GAL, blocks too",
     "magnitude": "squeeze Magnitude",
     "torch-pruning": "Torch-Pruning",
     "magnitude-long": "squeeze Magnitude, long",
@@ -43,7 +44,7 @@ def section(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list[st
     rows = [["dense", percent(dense["accuracy"]["dense"]), "", "", *cost(dense, "dense"), ""]]
     for found in results:
         accuracy, epochs = found["accuracy"], f"{found['epochs']}"
-        if found["method"] == "gal":
+        if found["method"].startswith("gal"):
             epochs = f"{setup['search_epochs']} + {epochs}"
         stages = [percent(accuracy[stage]) for stage in ("finetuned", "raw", "cut")]
         rows.append([TITLES[found["method"]], *stages, *cost(found, "after"), epochs])
