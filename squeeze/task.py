@@ -39,7 +39,11 @@ class Task(Protocol):
         """A fresh dense model, on which a plan can be replayed."""
 
     def train_batches(self, epoch: int) -> Iterable[Batch]:
-        """The training data of one epoch, without what is held out; empty if there is no data."""
+        """The training data of one epoch, without what is held out; empty if there is no data.
+
+        Give it a length (``__len__`` or ``__length_hint__``) where it is known: schedules then run from the first
+        step, not from the second epoch.
+        """
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
         """The supervised loss, a scalar; None if the data has no labels."""

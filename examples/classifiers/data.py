@@ -147,9 +147,14 @@ def batches(images: Images, size: int, device: torch.device) -> Iterator[tuple[T
 def shuffled(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(pixels, labels) in a random order of torch's global generator; a remainder is left out, as BN needs company."""
     order = torch.randperm(len(images))
-    for start in range(0, max(len(images) - size, 0) + 1, size):
-        picked = order[start : start + size]
+    for number in range(count(images, size)):
+        picked = order[number * size : (number + 1) * size]
         yield images.pixels[picked], images.labels[picked]
+
+
+def count(images: Images, size: int) -> int:
+    """How many batches `shuffled` gives: all full ones, or a single smaller one."""
+    return max(len(images) // size, 1)
 
 
 def jitter(pixels: Tensor, padding: int = 4, flip: bool = True) -> Tensor:

@@ -15,6 +15,25 @@ Labelled = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """The training batches of an epoch: shuffled, jittered and scaled; all randomness is torch's global generator's.
+
+    They have a length, so that schedules know from the first step how many are to come.
+    """
+
+    images: data.Images
+    batch: int
+    transform: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return data.count(self.images, self.batch)
+
+    def __iter__(self) -> Iterator[Labelled]:
+        for pixels, labels in data.shuffled(self.images, self.batch):
+            yield self.transform(pixels), labels
+
+
+@dataclass(frozen=True)
 class Classification:
     """Classifying small images; `squeeze.Task` says what its methods are for.
 
@@ -50,10 +69,9 @@ class Classification:
         """The dense network, untrained."""
         return self.network()
 
-    def train_batches(self, epoch: int) -> Iterator[Labelled]:
-        """Shuffled, jittered and scaled; all randomness is torch's global generator's."""
-        for pixels, labels in data.shuffled(self._sets()["train"], self.batch):
-            yield self.scaling(data.jitter(pixels, self.padding, self.flip)), labels
+    def train_batches(self, epoch: int) -> Epoch:
+        """Another order and other shifts each time."""
+        return Epoch(self._sets()["train"], self.batch, lambda p: self.scaling(data.jitter(p, self.padding, self.flip)))
 
     def loss(self, model: nn.Module, batch: Labelled) -> Tensor:
         """Cross-entropy."""

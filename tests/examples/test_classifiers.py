@@ -243,7 +243,8 @@ def test_task_judges_in_eval_mode_and_keeps_held_out_images_from_training() -> N
     assert made.evaluate(judge, "holdout") == made.evaluate(judge, "test") == {"accuracy": 1.0}
     assert judge.training
     assert sum(len(labels) for _, labels in made.train_batches(0)) == 8
-    batch = next(made.train_batches(0))
+    assert len(made.train_batches(0)) == len(list(made.train_batches(0)))
+    batch = next(iter(made.train_batches(0)))
     assert made.features(judge, batch).shape == (4, 2)
     assert made.loss(judge, batch).item() == pytest.approx(np.log(2), rel=1e-5)
 
