@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
@@ -24,11 +24,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from squeeze.errors import InputError, SqueezeError
+from squeeze.limits import memory_limited
 
 Builder = Callable[[], nn.Module]
 
 _OWN = ("squeeze.demo:digits_resnet",)
 _FETCHING = ("weights", "pretrained", "checkpoint")
+_ROOM = 2**28
+"""Bytes that making a model may take, besides what the model itself does."""
+_OVERHEAD = 2**10
+"""Bytes that an operation counts for, whatever it makes: layers without number cost memory and time, however small."""
 
 
 def builder(spec: str, limit: int | None = None) -> Builder:
@@ -59,7 +64,10 @@ def builder(spec: str, limit: int | None = None) -> Builder:
         make = functools.partial(deepcopy, found) if isinstance(found, nn.Module) else _called(found, where, "arch")
 
     def build() -> nn.Module:
-        with nullcontext() if limit is None else _Bounded(spec, limit):
+        with ExitStack() as bounds:
+            if limit is not None:
+                bounds.enter_context(memory_limited(2 * limit + _ROOM))
+                bounds.enter_context(_Bounded(spec, limit))
             model = make(**settings)
         if not isinstance(model, nn.Module):
             raise InputError(
@@ -289,10 +297,11 @@ class _Bounded(TorchDispatchMode):
         self._spec, self._limit, self._taken = spec, limit, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._taken += _OVERHEAD
         if args and isinstance(args[0], list | tuple) and all(isinstance(size, int) for size in args[0]):
             dtype = (kwargs or {}).get("dtype") or torch.get_default_dtype()
             self._taken += math.prod(args[0]) * dtype.itemsize
-            self._check(self._taken)
+        self._check(self._taken)
         made = func(*args, **(kwargs or {}))
         if isinstance(made, Tensor):
             self._check(made.untyped_storage().nbytes())

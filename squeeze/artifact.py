@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from squeeze.architectures import builder, runs_code
 from squeeze.edits import rewrite
-from squeeze.errors import ArtifactError, InputError, PlanError
-from squeeze.files import write_bytes
+from squeeze.errors import ArtifactError, InputError, PlanError, quoted
+from squeeze.files import opened, read_bytes, write_bytes
 from squeeze.plan import Drop, Plan
-from squeeze.weights import kind_of, quoted, view_of
+from squeeze.weights import kind_of, view_of
 
 KIND = "squeeze artefact"
 FORMAT = 1
@@ -126,9 +126,9 @@ def _require_dense(name: str, tensor: Any) -> None:
 def is_artifact(path: Path) -> bool:
     """The file says of itself that it is one, be it intact or not."""
     try:
-        with path.open("rb") as file:
+        with opened(path, KIND) as file:
             start = file.read(_START)
-    except OSError:
+    except InputError:
         return False
     return KIND.encode() in start or b'\\"sha256\\":\\"' in start
 
@@ -140,14 +140,7 @@ def read(path: Path | str) -> Artifact:
         ArtifactError: Not an artefact, damaged, altered, or from a newer squeeze.
     """
     path = Path(path)
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise ArtifactError(f"{path}: must be a {KIND}, got {got}; check the path.")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ArtifactError(f"{path}: must be a readable file, got {reason}; check its permissions.") from error
+    raw = read_bytes(path, f"a {KIND}", ArtifactError)
     _require_intact(path, raw)
     try:
         tensors, record = _contents(raw)

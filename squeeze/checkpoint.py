@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from squeeze.blame import first_line
-from squeeze.errors import ArtifactError, InputError
-from squeeze.files import write_bytes
+from squeeze.errors import ArtifactError, quoted
+from squeeze.files import read_bytes, write_bytes
 
 KIND = "squeeze checkpoint"
 VERSION = 1
 
+_NUMBERS = re.compile(r"[<>=|]?[biufc][0-9]{1,2}")
+"""numpy's codes of numeric types."""
 _DAMAGE = (ValueError, KeyError, IndexError, TypeError, RuntimeError, OverflowError, RecursionError, SafetensorError)
 
 
@@ -52,18 +55,14 @@ def load(path: Path) -> Any:
         InputError: The file cannot be read.
         ArtifactError: Not a checkpoint, from a newer squeeze, or damaged.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{path}: must be a readable file, got {reason}; name the checkpoint of a run.") from error
+    raw = read_bytes(path, "the checkpoint of a run")
     try:
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
         kind, version = header["kind"], int(header["version"])
     except _DAMAGE as error:
         raise ArtifactError(f"{path}: must be a {KIND}, got a file without its header; start the run over.") from error
     if kind != KIND or not 1 <= version <= VERSION:
-        got = f"{kind!r}, version {version}"
+        got = f"{quoted(repr(kind), 40)}, version {quoted(version, 40)}"
         raise ArtifactError(f"{path}: must be a {KIND}, version {VERSION} or older, got {got}; update squeeze.")
     try:
         tensors = parse(raw)
@@ -71,7 +70,7 @@ def load(path: Path) -> Any:
             raise ValueError("content and checksum disagree")
         return _decode(json.loads(header["tree"]), {name: tensor.clone() for name, tensor in tensors.items()})
     except _DAMAGE as error:
-        reason = first_line(error)
+        reason = quoted(first_line(error))
         raise ArtifactError(f"{path}: must be whole, got a damaged {KIND} ({reason}); start the run over.") from error
 
 
@@ -150,7 +149,7 @@ class _Store:
         return self._names[key]
 
 
-def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, dict):
         raise ValueError("an object where a list must be")
     if not isinstance(node, list):
@@ -165,11 +164,11 @@ def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     return _LEAVES[kind](tensors, *items)
 
 
-def _decode_array(tensors: Mapping[str, Tensor], code: str, shape: list[int], name: str) -> np.ndarray:
-    dtype = np.dtype(str(code))
-    if dtype.kind not in "biufc":
-        raise ValueError(f"an array of dtype {dtype}")
-    return np.frombuffer(bytearray(tensors[name].numpy().tobytes()), dtype=dtype).reshape(shape)
+def _decode_array(tensors: dict[str, Tensor], code: str, shape: list[int], name: str) -> np.ndarray:
+    if not _NUMBERS.fullmatch(code):
+        raise ValueError("an array of no numbers")
+    # Taken out: a file that names the same numbers many times must not have them copied many times.
+    return np.frombuffer(bytearray(tensors.pop(name).numpy().tobytes()), dtype=np.dtype(code)).reshape(shape)
 
 
 _LEAVES: Mapping[str, Callable[..., Any]] = {

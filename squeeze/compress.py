@@ -16,6 +16,7 @@ from squeeze.edits import rewrite
 from squeeze.errors import InputError, NoEffectWarning, TraceError, TrainingError
 from squeeze.finetune import FineTune, finetune
 from squeeze.latency import compare
+from squeeze.locks import locked
 from squeeze.passes.base import Found, Pass
 from squeeze.plan import Plan, Step
 from squeeze.profiling import profile
@@ -89,7 +90,7 @@ def compress(
         The smaller model with its plan and report.
 
     Raises:
-        InputError: Model and inputs do not fit, or nothing can be removed.
+        InputError: Model and inputs do not fit, nothing can be removed, or another run is at work in the folder.
         BudgetError: More is asked for than can be removed.
         TrainingError: Training cannot go on.
 
@@ -102,7 +103,7 @@ def compress(
         raise InputError("compress: needs at least one pass, got none; pass e.g. squeeze.Magnitude(macs=0.5).")
     task = as_task(model, data, example_inputs)
     check_inputs(model, task.example_inputs)
-    with randomness_kept():
+    with locked(run.folder), randomness_kept():
         seed_all(run.seed)
         dense = eval_copy(model)
         before = _measured(dense, task)

@@ -1,4 +1,4 @@
-"""Everything squeeze raises on purpose.
+"""Everything squeeze raises on purpose, and how messages repeat what a file says.
 
 Messages have one form: *where: what must be, what was got; what to do*.
 """
@@ -38,3 +38,9 @@ class ExportError(SqueezeError):
 
 class NoEffectWarning(UserWarning):
     """A pass ran and changed nothing."""
+
+
+def quoted(words: object, limit: int = 200) -> str:
+    """What a file says, fit for a message: one line, not too long, nothing that a terminal would obey."""
+    text = str(words)
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit]) + ("…" * (len(text) > limit))

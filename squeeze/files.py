@@ -2,10 +2,13 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from squeeze.errors import InputError
+from squeeze.errors import InputError, SqueezeError
 
 RUN_FILES = (
     "model.safetensors",
@@ -23,8 +26,51 @@ RUN_FILES = (
 )
 """What a run writes into its folder, as patterns; `claim_folder` deletes nothing else."""
 
+_NO_FILE = {errno.ENOENT: "no such file", errno.ENOTDIR: "no such file", errno.EISDIR: "a folder"}
+
 _MARK = ".squeeze-"
 """In the name of every temporary file."""
+
+_SUBFOLDERS = (
+    *("checkpoints", "tensorboard", "tensorboard/*"),
+    *("pass[0-9]*", "pass[0-9]*/checkpoints", "pass[0-9]*/tensorboard", "pass[0-9]*/tensorboard/*"),
+)
+"""Folders that a run makes within its own."""
+
+
+@contextmanager
+def opened(path: Path, kind: str, refusal: type[SqueezeError] = InputError) -> Iterator[IO[bytes]]:
+    """A file to be read, which must be an ordinary one: pipes are not waited for, devices not read.
+
+    Args:
+        path: Of the file.
+        kind: What it must be, for messages.
+        refusal: What is raised.
+
+    Raises:
+        SqueezeError: There is no such file, or it cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_ordinary) as file:
+            yield file
+    except OSError as error:
+        got = _NO_FILE.get(error.errno or 0, (error.strerror or str(error)).lower())
+        raise refusal(f"{path}: must be {kind}, got {got}; check the path and its permissions.") from error
+
+
+def _open_ordinary(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of folders Python itself says so
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "a pipe or a device")
+
+
+def read_bytes(path: Path, kind: str, refusal: type[SqueezeError] = InputError) -> bytes:
+    """All of a file; see `opened`."""
+    with opened(path, kind, refusal) as file:
+        return file.read()
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -43,6 +89,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.parent / f".{path.stem}{_MARK}{os.getpid()}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link of that name would lead the writing elsewhere
         try:
             write(temporary)
             _sync(temporary)
@@ -51,7 +98,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
         _sync(path.parent)
     except OSError as error:
-        raise _explained(path, error) from error
+        raise explained(path, error) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -83,6 +130,7 @@ def claim_folder(folder: Path, force: bool = False, resume: bool = False) -> Non
         raise InputError(f"{folder}: must be continued or started over, got both resume and force; give one of them.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _require_own(folder)
         names = sorted(entry.name for entry in folder.iterdir() if _MARK not in entry.name)
         if names and not (force or resume):
             raise InputError(
@@ -97,7 +145,35 @@ def claim_folder(folder: Path, force: bool = False, resume: bool = False) -> Non
             written.unlink()
         _probe(folder)
     except OSError as error:
-        raise _explained(folder, error) from error
+        raise explained(folder, error) from error
+
+
+def _require_own(folder: Path) -> None:
+    """No link among the folders that a run makes: what it deletes and writes stays within its own."""
+    for pattern in _SUBFOLDERS:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_symlink():
+                raise InputError(
+                    f"{path}: must be a folder of the run's own, got a link; remove it, or choose another folder."
+                )
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file.
+
+    Raises:
+        InputError: The disk is full, or the file cannot be written to.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        try:
+            content = f"{line}\n".encode(errors="backslashreplace")
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise explained(path, error) from error
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
@@ -123,13 +199,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(path: Path, error: OSError) -> InputError:
+def explained(path: Path, error: OSError) -> InputError:
+    """What a file's or folder's refusal to be written means to the user."""
     what = {
         errno.ENOSPC: ("have room on its disk", "a full disk", "free some space or choose another folder"),
         errno.EDQUOT: ("have room in your quota", "a full quota", "free some space or choose another folder"),
+        errno.EFBIG: ("have room on its disk", "a file too large for it", "choose another folder"),
         errno.EROFS: ("be writable", "a read-only disk", "choose another folder"),
         errno.EACCES: ("be writable", "no permission", "choose another folder or change its permissions"),
         errno.EPERM: ("be writable", "no permission", "choose another folder or change its permissions"),
+        errno.ELOOP: ("be a file of its own", "a link", "remove it, or choose another folder"),
         errno.ENOTDIR: ("lie in a folder", "a file on the way to it", "choose another folder"),
         errno.EEXIST: ("be a folder", "a file of that name", "choose another folder"),
         errno.EISDIR: ("be a file", "a folder of that name", "choose another name"),

@@ -14,12 +14,12 @@ from squeeze.architectures import Builder, builder, runs_code
 from squeeze.artifact import is_artifact, named_builder, read, restore, size_limit
 from squeeze.data_task import DataTask
 from squeeze.datasets import load_task
-from squeeze.errors import InputError
+from squeeze.errors import InputError, quoted
 from squeeze.plan import Plan
 from squeeze.task import Task, check_inputs
-from squeeze.weights import checksum, load_into, quoted, read_weights
+from squeeze.weights import Checkpoint, checksum, load_into, read_weights
 
-_MAX_INPUT = 2**28
+_MAX_INPUT = 2**24
 """Numbers in one sample, when a file says its shape."""
 
 
@@ -88,13 +88,13 @@ def _read(path: Path, arch: str | None, trust_pickle: bool) -> tuple[nn.Module, 
         build = builder(arch) if arch is not None else named_builder(found)
         return restore(found, build), build, found.plan, found.about
     checkpoint = read_weights(path, trust_pickle)
-    build = builder(arch) if arch is not None else _named(path, checkpoint.meta)
+    build = builder(arch) if arch is not None else _named(checkpoint)
     return load_into(build(), checkpoint).eval(), build, Plan(), checkpoint.meta
 
 
-def _named(path: Path, known: Mapping[str, Any]) -> Builder:
+def _named(checkpoint: Checkpoint) -> Builder:
     """What makes the dense model, by a checkpoint's own word."""
-    arch = known.get("arch")
+    path, arch = checkpoint.path, checkpoint.meta.get("arch")
     if not isinstance(arch, str):
         raise InputError(
             f"{path}: must come with its architecture, got weights alone; add --arch, e.g. --arch torchvision:resnet50."
@@ -104,7 +104,7 @@ def _named(path: Path, known: Mapping[str, Any]) -> Builder:
             f"{path}: must not choose the code that runs, got the architecture {quoted(arch)}; add --arch if you "
             "trust it."
         )
-    return builder(arch, limit=size_limit(path.stat().st_size))
+    return builder(arch, limit=size_limit(checkpoint.size))
 
 
 def _named_task(path: Path, known: Mapping[str, Any], build: Builder, shape: tuple[int, ...] | None) -> Task | None:

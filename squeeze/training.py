@@ -18,9 +18,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from squeeze import checkpoint
+from squeeze.alike import require_alike, require_fitting
 from squeeze.blame import first_line
 from squeeze.errors import InputError, TrainingError
 from squeeze.interrupts import Interrupts
+from squeeze.locks import locked
 from squeeze.progress import Monitor
 from squeeze.randomness import random_state, randomness_kept, restore_random_state, seed_all
 from squeeze.task import Batch
@@ -103,13 +105,13 @@ def train(
         The scalars of each epoch (means over its steps, and what `end_epoch` gave).
 
     Raises:
-        InputError: There is no batch, or the folder cannot be written to.
+        InputError: There is no batch, the folder cannot be written to, or another run is at work in it.
         TrainingError: A logged scalar or parameter is not finite; a checkpoint does not fit.
         ArtifactError: The checkpoint to resume from is damaged.
         KeyboardInterrupt: Passed on after a checkpoint was written.
     """
     loop = _Loop(learner, epochs, run, name)
-    with randomness_kept(), Interrupts() as interrupts:
+    with locked(run.folder), randomness_kept(), Interrupts() as interrupts:
         loop.begin()
         with Monitor(name, epochs, run.quiet, run.folder, loop.at.total) as monitor:
             try:
@@ -146,6 +148,15 @@ class _Position:
         for count in (self.epoch, self.step, self.total):
             if not isinstance(count, int) or count < 0:
                 raise TypeError(f"a position of {count!r}")
+        for total, counted in self.sums.values():
+            self._require_numbers(total, counted - 1)
+        for row in self.history:
+            self._require_numbers(*row.values())
+
+    @staticmethod
+    def _require_numbers(*values: Any) -> None:
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            raise TypeError("a scalar that is no number")
 
 
 class _Loop:
@@ -262,13 +273,17 @@ class _Loop:
         state = checkpoint.load(path)
         try:
             self._compare(state)
+            require_alike(self._trained(), state)
             for key, module in self._learner.modules.items():
                 module.load_state_dict(state["modules"][key])
             for key, optimizer in self._learner.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][key])
+                require_fitting(optimizer)
             self._learner.load_state_dict(state["learner"])
             self.at, self._random = _Position(**state["at"]), state["random"]
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            with randomness_kept():
+                restore_random_state(self._random)
+        except (OverflowError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise self._unfit("the state of this run", f"{type(error).__name__}: {first_line(error)}") from error
         self._saved = (self.at.epoch, self.at.step)
         return self._random

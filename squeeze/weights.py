@@ -4,24 +4,29 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from squeeze.errors import InputError
-from squeeze.files import write_bytes
+from squeeze.errors import InputError, quoted
+from squeeze.files import opened, write_bytes
+from squeeze.limits import memory_limited
 
 _INNER = ("state_dict", "model_state_dict", "model", "net", "weights")
 _ABOUT = "squeeze"
 """Key under which a checkpoint of ours says what it is; in safetensors, artefacts have it."""
 _CHECKPOINT = "squeeze_checkpoint"
+_ROOM = 2**28
+"""Bytes that opening a pickle may take, besides a multiple of the file's size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +37,13 @@ class Checkpoint:
         path: Of the file.
         weights: By name, without the prefixes that wrappers add.
         meta: What the file says of itself: "arch", "data", "input_shape".
+        size: Of the file, in bytes.
     """
 
     path: Path
     weights: Mapping[str, Tensor]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 0
 
 
 def read_weights(path: Path | str, trust_pickle: bool = False) -> Checkpoint:
@@ -50,33 +57,30 @@ def read_weights(path: Path | str, trust_pickle: bool = False) -> Checkpoint:
         InputError: Not a file of weights.
     """
     path = Path(path)
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: must be a file of weights, got {got}; check the path.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise InputError(f"{path}: must be readable, got {(error.strerror or str(error)).lower()}.") from error
-    if not start:
-        raise InputError(f"{path}: must be a file of weights, got an empty file; take a good copy.")
     found: Mapping[Any, Any]
-    if start[8:] == b"{" or path.suffix == ".safetensors":
-        found, meta = _safetensors(path)
-    else:
-        found, meta = _unwrapped(path, _torch_file(path, trust_pickle))
+    with opened(path, "a file of weights") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(9)
+        if not start:
+            raise InputError(f"{path}: must be a file of weights, got an empty file; take a good copy.")
+        if start[8:] == b"{" or path.suffix == ".safetensors":
+            # Not by mapping: a file that gets shorter while it is mapped kills the process.
+            found, meta = _safetensors(path, start + file.read())
+        else:
+            file.seek(0)
+            found, meta = _unwrapped(path, _torch_file(path, file, None if trust_pickle else _ROOM + 4 * size))
     weights = {name: value.detach() for name, value in found.items() if _is_weight(name, value)}
     if not weights:
         raise InputError(f"{path}: must hold weights by name, got none; save model.state_dict().")
-    return Checkpoint(path, _bare(weights), meta)
+    return Checkpoint(path, _bare(weights), meta, size)
 
 
-def _safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _safetensors(path: Path, raw: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
-        with safe_open(path, "pt") as file:
-            known = file.metadata() or {}
-            if _ABOUT not in known:
-                return {name: file.get_tensor(name) for name in file.keys()}, _about(known.get(_CHECKPOINT))
+        tensors = parse(raw)
+        known = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__") or {}
+        if _ABOUT not in known:
+            return tensors, _about(known.get(_CHECKPOINT))
     except Exception as error:  # what a damaged header makes of itself is not one type
         raise InputError(
             f"{path}: must be a file of weights, got a damaged or other one ({_reason(error)}); take a good copy."
@@ -84,11 +88,14 @@ def _safetensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     raise InputError(f"{path}: must be a file of weights, got an artefact of squeeze; open it as one, or check it.")
 
 
-def _torch_file(path: Path, trust_pickle: bool) -> Any:
+def _torch_file(path: Path, file: IO[bytes], limit: int | None) -> Any:
+    """What `torch.save` wrote; within so much memory, and without code of the file's, unless the limit is None."""
     try:
         # Many training scripts keep their options beside the weights; a Namespace is as harmless as a dict.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+            # A few bytes can ask for a tensor of any size, or unpack to any length.
+            with nullcontext() if limit is None else memory_limited(limit):
+                return torch.load(file, map_location="cpu", weights_only=limit is not None)
     except Exception as error:  # a pickle can fail with anything
         pickled = _pickled(str(error))
         if pickled:
@@ -110,6 +117,8 @@ def _pickled(message: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "it asks for far more memory than its size"
     found = re.search(r"WeightsUnpickler error: (.+)", str(error))
     lines = [found.group(1)] if found else str(error).strip().splitlines()
     return quoted(lines[0], 120) if lines else type(error).__name__
@@ -211,12 +220,6 @@ def kind_of(tensor: Tensor) -> str:
 
 def _few(names: list[str]) -> str:
     return ", ".join(quoted(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def quoted(words: object, limit: int = 200) -> str:
-    """What a file says, fit for a message: one line, not too long, nothing that a terminal would obey."""
-    text = str(words)
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit]) + ("…" * (len(text) > limit))
 
 
 def write_checkpoint(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from squeeze.errors import ArtifactError, InputError
+from squeeze.errors import ArtifactError, InputError, SqueezeError, quoted
 from squeeze.export import export_onnx, export_pt2
-from squeeze.files import write_text
+from squeeze.files import read_bytes, write_text
 from squeeze.models import Opened, open_model
 from squeeze.report import Report, render
 from squeeze_cli.given import Source
@@ -71,11 +71,22 @@ def rewritten_report(run: Path) -> Path:
         ArtifactError: report.json is not a report.
     """
     source, page = run / "report.json", run / "report.html"
-    if not source.is_file():
-        raise InputError(f"{run}: must be the folder of a run, got none with report.json; see squeeze prune --out.")
+    raw = read_bytes(source, "the report of a run")
     try:
-        data = json.loads(source.read_text(encoding="utf-8"))
+        data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{source}: must be JSON, got text that is not ({error}); prune again.") from error
-    write_text(page, render(Report.from_dict(data)))
+        raise ArtifactError(
+            f"{source}: must be JSON, got text that is not ({_problem(error)}); prune again."
+        ) from error
+    try:
+        text = render(Report.from_dict(data))
+    except SqueezeError:
+        raise
+    except Exception as error:  # figures made up by somebody can break any picture in its own way
+        raise ArtifactError(f"{source}: must be a report, got {_problem(error)} in drawing it; prune again.") from error
+    write_text(page, text)
     return page
+
+
+def _problem(error: Exception) -> str:
+    return quoted(f"{type(error).__name__}: {error}")

@@ -12,7 +12,8 @@ import click
 
 import squeeze
 from squeeze.errors import BudgetError, InputError, TraceError
-from squeeze.files import claim_folder
+from squeeze.files import append_line, claim_folder
+from squeeze.locks import locked
 from squeeze.models import Opened
 from squeeze.runs import write_run
 from squeeze.selection import Budget, Scores, select
@@ -126,12 +127,13 @@ def pruned(job: Job) -> squeeze.Result:
 def _claimed(job: Job) -> Iterator[None]:
     """The folder, made ready; gone again after a mistake, and with the error in its log after anything else."""
     there = job.folder.exists()
-    claim_folder(job.folder, job.force, job.run.resume)
     try:
-        yield
+        with locked(job.folder):
+            claim_folder(job.folder, job.force, job.run.resume)
+            yield
     except (InputError, BudgetError, TraceError):
-        if not there and [path.name for path in job.folder.iterdir()] == ["log"]:
-            (job.folder / "log").unlink()
+        if not there and job.folder.is_dir() and {path.name for path in job.folder.iterdir()} <= {"log"}:
+            (job.folder / "log").unlink(missing_ok=True)
             job.folder.rmdir()
         raise
     except (squeeze.SqueezeError, KeyboardInterrupt) as error:
@@ -150,5 +152,4 @@ def _log_history(folder: Path, result: squeeze.Result) -> None:
 
 
 def _log(folder: Path, line: str) -> None:
-    with (folder / "log").open("a", encoding="utf-8") as file:
-        file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+    append_line(folder / "log", f"{datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(line.split())}")

@@ -1,8 +1,12 @@
 """A small model with everything that makes saving hard, its plan, and what it is held against."""
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,3 +81,24 @@ def check_refused(path: Path, *words: str, build: Callable[[], nn.Module] | None
     assert len(message) < 800
     for word in words:
         assert word in message
+
+
+def parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and numbers of a safetensors file."""
+    size = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
+
+
+def joined(header: str | bytes, body: bytes) -> bytes:
+    """Undo `parts`."""
+    text = header.encode() if isinstance(header, str) else header
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def resigned(raw: bytes) -> bytes:
+    """The bytes of an artefact with a true checksum, if there is a place for one."""
+    found = re.search(rb'\\"sha256\\":\\"(.{64})\\"', raw)
+    if found is None:
+        return raw
+    raw = raw[: found.start(1)] + b"0" * 64 + raw[found.end(1) :]
+    return raw[: found.start(1)] + hashlib.sha256(raw).hexdigest().encode() + raw[found.end(1) :]

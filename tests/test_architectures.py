@@ -11,6 +11,7 @@ from torchvision import models
 
 from squeeze.architectures import builder, import_object, load_callable, runs_code
 from squeeze.errors import InputError
+from tests.memory import status
 
 NETWORKS = """
 from torch import nn
@@ -231,3 +232,12 @@ def test_objects_and_callables_by_name(file: Path) -> None:
         load_callable(f"{file}:number")
     with pytest.raises(InputError, match="--method: must be file.py:name"):
         import_object("nothing", "--method")
+
+
+@pytest.mark.parametrize("settings", ["depth=500000&embed_dim=12&num_heads=1", "depth=1000000000&drop_path_rate=0.1"])
+def test_a_model_from_a_file_takes_no_more_than_its_limit_in_all(settings: str) -> None:
+    """Layers without number, each of them small; and one tensor that is made besides."""
+    before = status("VmPeak")
+    with pytest.raises(InputError, match="timm"):
+        builder(f"timm:vit_tiny_patch16_224?{settings}", limit=2**24)()
+    assert status("VmPeak") - before < 2**29

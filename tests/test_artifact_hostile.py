@@ -1,8 +1,7 @@
 """Files made by somebody who knows how artefacts are signed: each ends in one line, and runs and takes nothing."""
 
-import hashlib
 import json
-import re
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import squeeze
+from squeeze.artifact import is_artifact
 from squeeze.errors import ArtifactError
-from tests.artefacts import PLAN, Net, Saved, check_refused, small
+from tests.artefacts import PLAN, Net, Saved, check_refused, joined, parts, resigned, small
 
 MEMORY = 40
 """Bytes that reading may take for each byte of a file, besides a fixed amount."""
@@ -27,21 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 def signed(path: Path, change: Callable[[bytes], bytes]) -> None:
     """Change a file as somebody would who knows how it is signed."""
-    raw = change(path.read_bytes())
-    found = re.search(rb'\\"sha256\\":\\"(.{64})\\"', raw)
-    assert found is not None
-    raw = raw[: found.start(1)] + b"0" * 64 + raw[found.end(1) :]
-    path.write_bytes(raw[: found.start(1)] + hashlib.sha256(raw).hexdigest().encode() + raw[found.end(1) :])
-
-
-def parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    size = int.from_bytes(raw[:8], "little")
-    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
-
-
-def joined(header: str | bytes, body: bytes) -> bytes:
-    text = header.encode() if isinstance(header, str) else header
-    return len(text).to_bytes(8, "little") + text + body
+    path.write_bytes(resigned(change(path.read_bytes())))
 
 
 def compact(value: Any) -> str:
@@ -205,3 +191,9 @@ def test_whatever_is_signed_loads_or_is_refused(
         assert isinstance(squeeze.load(path, Net), Net)
     except ArtifactError as error:
         assert str(error).isprintable()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert not is_artifact(tmp_path / "pipe.safetensors")
+    check_refused(tmp_path / "pipe.safetensors", "a pipe")

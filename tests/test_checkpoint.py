@@ -174,3 +174,20 @@ def test_other_files_and_newer_versions(tmp_path):
         checkpoint.load(tmp_path / "a")
     with pytest.raises(InputError, match="no such file"):
         checkpoint.load(tmp_path / "missing")
+
+
+def test_numbers_named_many_times_are_not_copied_many_times(tmp_path, monkeypatch):
+    tree = json.dumps(["list", *([["array", "|u1", [100], "0"]] * 2)])
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", lambda *_, **__: tree)
+        checkpoint.save(tmp_path / "a", torch.zeros(100, dtype=torch.uint8))
+    with pytest.raises(ArtifactError, match="damaged"):
+        checkpoint.load(tmp_path / "a")
+
+
+def test_what_a_file_says_of_itself_is_told_in_one_line(tmp_path):
+    header = {"kind": "\x1b[2J\n" + "x" * 9999, "version": "1"}
+    (tmp_path / "a").write_bytes(serialize({}, metadata=header))
+    with pytest.raises(ArtifactError) as caught:
+        checkpoint.load(tmp_path / "a")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from squeeze import files
-from squeeze.errors import InputError
+from squeeze.errors import ArtifactError, InputError
 
 
 def names(folder: Path) -> set[str]:
@@ -148,3 +148,46 @@ def test_claim_finds_out_up_front_that_nothing_can_be_written(tmp_path, monkeypa
 def test_a_place_where_nobody_may_write():
     with pytest.raises(InputError, match="/proc/squeeze: must be writable"):
         files.claim_folder(Path("/proc/squeeze"))
+
+
+def test_a_pipe_and_a_device_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ArtifactError, match="must be a plan, got a pipe or a device"):
+            files.read_bytes(path, "a plan", ArtifactError)
+
+
+@pytest.mark.parametrize(("name", "words"), [("", "a folder"), ("none", "no such file"), ("x" * 300, "too long")])
+def test_what_cannot_be_read_is_told(tmp_path, name, words):
+    with pytest.raises(InputError, match=f"must be a plan, got .*{words}"):
+        files.read_bytes(tmp_path / name, "a plan")
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / f".plan.squeeze-{os.getpid()}.json").symlink_to(tmp_path / "mine")
+    files.write_text(tmp_path / "plan.json", "new")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "plan.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "tensorboard/gal", "pass2", "pass2/checkpoints"])
+def test_a_folder_within_that_leads_elsewhere_is_refused(tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "gal.safetensors").write_text("mine")
+    (tmp_path / "run" / name).parent.mkdir(parents=True)
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    for force in (True, False):
+        with pytest.raises(InputError, match="got a link"):
+            files.claim_folder(tmp_path / "run", force=force, resume=not force)
+    assert names(tmp_path / "elsewhere") == {"gal.safetensors"}
+
+
+def test_lines_are_added_to_the_file_itself(tmp_path):
+    for line in ("one", "two \ud800"):
+        files.append_line(tmp_path / "log", line)
+    assert (tmp_path / "log").read_text() == "one\ntwo \\ud800\n"
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="a link"):
+        files.append_line(tmp_path / "link", "one")
+    with pytest.raises(InputError, match="full disk"):
+        files.append_line(Path("/dev/full"), "one")

@@ -1,6 +1,10 @@
 """Whatever file of weights there is in the wild is read or refused in one line, and no code in it runs."""
 
 import argparse
+import io
+import os
+import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from torch import nn
 
 from squeeze.errors import InputError
 from squeeze.weights import Checkpoint, checksum, load_into, read_weights, write_checkpoint
+from tests.memory import status
 
 
 class Net(nn.Module):
@@ -249,3 +254,67 @@ def test_a_checksum_sees_names_types_shapes_and_numbers() -> None:
         {"a": torch.zeros(8)},
     ]
     assert len({checksum(w) for w in (weights, *changed)}) == 6
+
+
+class Huge:
+    """Three gigabytes, said in a few bytes that run no code."""
+
+    def __init__(self, kind: Any, *arguments: Any) -> None:
+        self._reduced = kind, arguments
+
+    def __reduce__(self) -> Any:
+        return self._reduced
+
+
+def packed(path: Path, compression: int, **changed: bytes) -> Path:
+    """Some weights as torch.save writes them, packed in another way, and with other records."""
+    content = io.BytesIO()
+    torch.save({"w": torch.zeros(2**28)}, content)
+    with zipfile.ZipFile(content) as old, zipfile.ZipFile(path, "w", compression) as new:
+        for entry in old.infolist():
+            name = Path(entry.filename).stem
+            if name in changed or not changed or entry.file_size < 1000:
+                new.writestr(entry.filename, changed.get(name, old.read(entry)))
+    return path
+
+
+def check_refused_in_little_memory(path: Path) -> None:
+    before = max(status("VmPeak"), status("VmSize"))
+    with pytest.raises(InputError, match="far more memory than its size"):
+        read_weights(path)
+    assert status("VmPeak") <= before + 2**29
+
+
+@pytest.mark.parametrize("huge", [Huge(bytearray, 3 * 10**9), Huge(torch.Tensor, 30_000, 30_000)])
+def test_a_pickle_that_asks_for_memory_is_refused(tmp_path: Path, huge: Huge) -> None:
+    path = packed(tmp_path / "huge.pt", zipfile.ZIP_STORED, data=pickle.dumps({"a": huge}, 2))
+    check_refused_in_little_memory(path)
+
+
+def test_a_zip_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path / "bomb.pt", zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**21
+    check_refused_in_little_memory(path)
+
+
+def test_an_old_file_that_announces_far_more_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(77)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    raw = (tmp_path / "w.pt").read_bytes()
+    size = b"K" + bytes([77]) + b"N"  # how many numbers a storage has
+    assert size in raw
+    (tmp_path / "w.pt").write_bytes(raw.replace(size, b"J" + (2**30).to_bytes(4, "little") + b"N"))
+    check_refused_in_little_memory(tmp_path / "w.pt")
+
+
+def test_weights_stay_when_their_file_shrinks(tmp_path: Path) -> None:
+    """A mapped file would kill the process here."""
+    save_file({"w": torch.ones(10**5)}, tmp_path / "w.safetensors")
+    found = read_weights(tmp_path / "w.safetensors")
+    os.truncate(tmp_path / "w.safetensors", 100)
+    assert found.weights["w"].sum() == 10**5
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="a pipe"):
+        read_weights(tmp_path / "w.pt")

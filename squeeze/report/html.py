@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from squeeze.errors import ArtifactError
 from squeeze.report import plots, wording
 from squeeze.report.data import Layer, Phase, Report
 from squeeze.report.speed import headline, promise, sentences, speedups
@@ -23,6 +24,8 @@ TITLES: Mapping[str, str] = {
     "data": "Alignment of features",
 }
 FILES: Mapping[str, str] = {"onnx": "ONNX file", "safetensors": "Weights file"}
+_MANY = 100
+"""Phases of a run, and pictures of a phase, that no run exceeds."""
 STEERED = frozenset({"lambda", "share", "zeros"})
 """Series with a picture of their own."""
 
@@ -47,7 +50,15 @@ class Chapter:
 
 
 def render(report: Report) -> str:
-    """The report as one HTML page, which loads nothing from elsewhere."""
+    """The report as one HTML page, which loads nothing from elsewhere.
+
+    Raises:
+        ArtifactError: It has more pictures than a run makes, or some that cannot be drawn.
+    """
+    problem = next((found for found in map(_undrawable, report.history) if found), "")
+    if len(report.history) > _MANY or problem:
+        problem = problem or f"{len(report.history)} phases"
+        raise ArtifactError(f"report.history: must be what a run writes, got {problem}; the report was altered.")
     environment = Environment(
         loader=PackageLoader("squeeze.report", "."),
         autoescape=True,
@@ -78,6 +89,17 @@ def render(report: Report) -> str:
         },
         chapters=[chapter for phase in report.history if (chapter := _chapter(report, phase)).figures],
     )
+
+
+def _undrawable(phase: Phase) -> str:
+    """Why there can be no picture of a phase; "" if there can."""
+    if max(len(phase.series), len(phase.quantiles), len(phase.masks)) > _MANY:
+        return f"a phase of more than {_MANY} pictures"
+    if len({len(values) for values in phase.quantiles.values()}) > 1:
+        return "quantiles of unequal length"
+    if any(len(item.edges) != len(item.counts) + 1 for item in phase.masks):
+        return "a histogram whose edges do not fit"
+    return ""
 
 
 def _cards(report: Report) -> list[Card]:

@@ -1,12 +1,13 @@
 """Frozen dataclasses to JSON values and back, trusting nothing that is read."""
 
 import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from squeeze.errors import ArtifactError
+from squeeze.errors import ArtifactError, quoted
 
 Record = TypeVar("Record")
 
@@ -33,11 +34,13 @@ def decode(record: type[Record], data: Any, schema: int) -> Record:
     found = data.get("schema") if isinstance(data, Mapping) else None
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ArtifactError(
-            f"report: schema must be a whole number from 1, got {found!r}; use the report.json that a run wrote."
+            f"report: schema must be a whole number from 1, got {quoted(repr(found), 60)}; use the report.json that a "
+            "run wrote."
         )
     if found > schema:
         raise ArtifactError(
-            f"report: schema must be at most {schema}, got {found}; a newer squeeze wrote it, so update squeeze."
+            f"report: schema must be at most {schema}, got {quoted(found, 60)}; a newer squeeze wrote it, so update "
+            "squeeze."
         )
     return _record(record, data, "report")
 
@@ -49,7 +52,7 @@ def _record(record: Any, data: Any, where: str) -> Any:
         if f.name in data:
             values[f.name] = _value(hints[f.name], data[f.name], f"{where}.{f.name}")
         elif f.default is MISSING and f.default_factory is MISSING:
-            raise ArtifactError(f"{where}: must have {f.name}, got {sorted(data)}; the report was altered.")
+            raise ArtifactError(f"{where}: must have {f.name}, got {quoted(sorted(data))}; the report was altered.")
     return record(**values)
 
 
@@ -65,14 +68,16 @@ def _value(hint: Any, data: Any, where: str) -> Any:
         return {key: _value(inner[1], item, where) for key, item in _expect(data, Mapping, "an object", where).items()}
     if is_dataclass(hint):
         return _record(hint, data, where)
-    if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
     if isinstance(data, bool) and hint is not bool:
         raise ArtifactError(f"{where}: must be {hint.__name__}, got {data}; the report was altered.")
+    if isinstance(data, int | float) and not abs(data) <= sys.float_info.max:  # which nan is not, either
+        raise ArtifactError(f"{where}: must be a finite number, got {quoted(data, 20)}; the report was altered.")
+    if hint is float and isinstance(data, int):
+        return float(data)
     return _expect(data, hint, hint.__name__, where)
 
 
 def _expect(data: Any, kind: Any, name: str, where: str) -> Any:
     if not isinstance(data, kind):
-        raise ArtifactError(f"{where}: must be {name}, got {data!r:.60}; the report was altered.")
+        raise ArtifactError(f"{where}: must be {name}, got {quoted(repr(data), 60)}; the report was altered.")
     return data

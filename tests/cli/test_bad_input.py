@@ -1,6 +1,9 @@
 """Whatever a user gets wrong ends in one line that says what, and in an exit code."""
 
+import json
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from torch import nn
 from squeeze.weights import write_checkpoint
 from squeeze_cli.main import cli
 from tests.cli import networks
+from tests.report.sample import report
 
 IMAGE = ("--input-shape", "1,8,8")
 
@@ -224,3 +228,26 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("squeeze_cli.running.find_pass", bug)
     assert isinstance(prune().exception, ZeroDivisionError)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(folder: Path) -> None:
+    lines = "import sys, time; from pathlib import Path; from squeeze.locks import locked\n"
+    lines += "with locked(Path('run')): print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", lines], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline()
+    try:
+        check_refused(prune("--out", "run"), "run", "one run at a time", str(other.pid))
+        check_refused(prune("--out", "run", "--force"), "run", "one run at a time", str(other.pid))
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
+def test_a_report_of_other_kinds_of_things_is_refused(folder: Path) -> None:
+    (folder / "run").mkdir()
+    good = report().to_dict()
+    for wrong in ({"notes": [1]}, {"x" * 9999: 1, "after": None}, {"schema": "\x1b[2J\n" * 999}, {"before": []}):
+        (folder / "run" / "report.json").write_text(json.dumps(good | wrong))
+        check_refused(CliRunner().invoke(cli, ["report", "run"]), "report")
+    assert not (folder / "run" / "report.html").exists()

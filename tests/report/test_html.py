@@ -5,8 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from squeeze.errors import ArtifactError
 from squeeze.report import Report, plots, render
-from squeeze.report.data import Method, Origin, Stage
+from squeeze.report.data import Histogram, Method, Origin, Phase, Stage
 from tests.report.sample import report, timing
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror='y'>\"&$\\frac{{a}}$ 层\n{}"
@@ -134,3 +135,17 @@ def test_series_with_gaps_and_zeros_can_be_drawn() -> None:
     gaps = replace(phase, series={"lambda": (0.0, None, 1.0), "share": (None, None, None), "zeros": (0.0, 0.0, 0.0)})
     text = plots.steering(gaps, 0.5, "MACs") + plots.masks(gaps)
     assert "budget 50 %" in text and "Masks that are exactly 0" in text
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        Phase("gal", {str(n): (1.0, 2.0) for n in range(5000)}),
+        Phase("gal", masks=(Histogram("filters", 1, (0.0, 1.0), (1, 2)),)),
+        Phase("gal", quantiles={"0": (1.0, 2.0), "100": (1.0,)}),
+    ],
+    ids=["many pictures", "edges", "quantiles"],
+)
+def test_what_no_run_writes_is_not_drawn(phase: Phase) -> None:
+    with pytest.raises(ArtifactError, match="must be what a run writes"):
+        render(replace(report(), history=(phase,)))
