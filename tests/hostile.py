@@ -188,6 +188,7 @@ def too_long(number: int, frame: object) -> None:
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
     """Armed, and not for ever."""
+    signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     watch.armed = True
     try:
@@ -227,7 +228,6 @@ def run(subject: Subject, count: int, seed: int, folder: Path) -> dict[str, Any]
     subject.make(path)
     good = path.read_bytes()
     sys.addaudithook(watch.hook)
-    signal.signal(signal.SIGALRM, too_long)
     for _ in range(3):
         attempt(subject, path, good, watch)  # what is imported late
     watch.seen.clear()
