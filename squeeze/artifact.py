@@ -18,7 +18,7 @@ from squeeze.architectures import builder, runs_code
 from squeeze.edits import rewrite
 from squeeze.errors import ArtifactError, InputError, PlanError, quoted
 from squeeze.files import opened, read_bytes, write_bytes
-from squeeze.plan import Drop, Plan
+from squeeze.plan import Plan
 from squeeze.weights import kind_of, view_of
 
 KIND = "squeeze artefact"
@@ -31,7 +31,6 @@ _START = 256
 """Bytes within which an artefact says what it is and what its checksum is."""
 _MAX_HEADER = 100_000_000
 _MAX_RECORD = 2**24
-_MAX_PARTS = 1024
 
 
 class Compressed(Protocol):
@@ -196,13 +195,9 @@ def _contents(raw: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _plan(path: Path, text: str) -> Plan:
     try:
-        plan = Plan.from_json(text)
+        return Plan.from_json(text)
     except PlanError as error:
         raise ArtifactError(f"{path}: {quoted(error, 400)}") from error
-    parts = max((part for edit in plan.edits if isinstance(edit, Drop) for part in edit.parts), default=0)
-    if parts > _MAX_PARTS:
-        raise ArtifactError(f"{path}: parts must be at most {_MAX_PARTS}, got {parts}; the plan was altered.")
-    return plan
 
 
 def load(path: Path | str, build: Callable[[], nn.Module] | None = None) -> nn.Module:

@@ -10,7 +10,7 @@ from torch.nn.modules import batchnorm, conv, instancenorm
 from torch.nn.utils import parametrize
 
 from squeeze.copying import copied, replace_tensor
-from squeeze.errors import PlanError
+from squeeze.errors import PlanError, quoted
 from squeeze.nn import Removed
 from squeeze.plan import Drop, Edit, Slice
 
@@ -70,7 +70,8 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _unknown(model: nn.Module, name: str) -> str:
-    return f"rewrite: {name} must exist in {type(model).__name__}, got nothing there; use the plan's own architecture."
+    where = f"rewrite: {quoted(name, 80)}"
+    return f"{where} must exist in {type(model).__name__}, got nothing there; use the plan's own architecture."
 
 
 def _drop(model: nn.Module, edit: Drop) -> None:
@@ -109,13 +110,13 @@ def _slice(model: nn.Module, edit: Slice) -> None:
         raise PlanError(_unknown(model, edit.tensor))
     if edit.dim >= tensor.dim() or tensor.shape[edit.dim] != edit.size:
         raise PlanError(
-            f"rewrite: {edit.tensor} must have size {edit.size} in dim {edit.dim}, got shape {tuple(tensor.shape)}; "
-            "use the architecture the plan was made for."
+            f"rewrite: {quoted(edit.tensor, 80)} must have size {edit.size} in dim {edit.dim}, got shape "
+            f"{tuple(tensor.shape)}; use the architecture the plan was made for."
         )
     if not edit.keep:
         raise PlanError(
-            f"rewrite: {edit.tensor} must keep an index of dim {edit.dim}, got none of {edit.size}; keep one, or drop "
-            "the block or branch."
+            f"rewrite: {quoted(edit.tensor, 80)} must keep an index of dim {edit.dim}, got none of {edit.size}; keep "
+            "one, or drop the block or branch."
         )
     index = torch.as_tensor(edit.indices(), device=tensor.device)
     with torch.no_grad():

@@ -159,7 +159,12 @@ def _require_own(folder: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file.
+    """`append` of a line of text, as UTF-8."""
+    append(path, f"{line}\n".encode(errors="backslashreplace"))
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file at once; it is made if missing, and no link is followed.
 
     Raises:
         InputError: The disk is full, or the file cannot be written to.
@@ -167,7 +172,6 @@ def append_line(path: Path, line: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
-            content = f"{line}\n".encode(errors="backslashreplace")
             if os.write(descriptor, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:

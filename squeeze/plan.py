@@ -14,6 +14,8 @@ import numpy as np
 from squeeze.errors import PlanError
 
 SCHEMA = 1
+_MOST_PARTS = 1024
+"""Values that a module returns, at most: each is made whenever the rewritten model runs."""
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of indices, ascending and disjoint."""
@@ -156,7 +158,7 @@ def _edit(data: Any) -> Edit:
             _text(data.get("name"), "name"),
             tuple(_text(name, "modules") for name in _sequence(data.get("modules"), "modules")),
             tuple(_text(name, "parameters") for name in _sequence(data.get("parameters", []), "parameters")),
-            tuple(_count(count, "parts") for count in _sequence(data.get("parts", []), "parts")),
+            tuple(_count(count, "parts", _MOST_PARTS) for count in _sequence(data.get("parts", []), "parts")),
         )
     raise PlanError(
         f"plan: an edit's kind must be 'slice' or 'drop', got {_quoted(kind)}; update squeeze, or check the file."
@@ -181,9 +183,11 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def _count(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
-        raise PlanError(f"plan: {what} must be a whole number from 0, got {_quoted(value)}; the plan was altered.")
+def _count(value: Any, what: str, most: int = 2**40) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise PlanError(
+            f"plan: {what} must be a whole number from 0 to {most}, got {_quoted(value)}; the plan was altered."
+        )
     return value
 
 

@@ -6,9 +6,8 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
-from squeeze.errors import InputError
+from squeeze.events import Events
 
 
 class Monitor:
@@ -27,7 +26,7 @@ class Monitor:
 
     def __init__(self, name: str, epochs: int, quiet: bool, folder: Path | None, total: int = 0) -> None:
         self._name, self._epochs = name, epochs
-        self._writer = None if folder is None else _writer(folder / "tensorboard" / name, total)
+        self._events = None if folder is None else Events(folder / "tensorboard" / name, total)
         # Standard output is the user's: the bar goes to standard error.
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -48,8 +47,6 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
 
     def epoch(self, epoch: int, steps: int, done: int) -> None:
         """An epoch begins or is taken up again; `steps` is 0 if nobody knows how many there will be."""
@@ -67,18 +64,9 @@ class Monitor:
         self._write("epoch", total, scalars)
 
     def _write(self, group: str, total: int, scalars: Mapping[str, float]) -> None:
-        if self._writer is not None:
-            for key, value in scalars.items():
-                self._writer.add_scalar(f"{group}/{key}", value, total)
+        if self._events is not None:
+            self._events.add({f"{group}/{key}": value for key, value in scalars.items()}, total)
 
 
 def _listed(scalars: Mapping[str, float]) -> str:
     return "  ".join(f"{key} {value:.4g}" for key, value in scalars.items())
-
-
-def _writer(folder: Path, total: int) -> SummaryWriter:
-    try:
-        return SummaryWriter(str(folder), purge_step=total + 1 if total else None)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{folder}: must be writable, got {reason}; choose another folder.") from error

@@ -1,7 +1,7 @@
 """Whole runs of `squeeze prune` that die at random moments: ``python -m tests.killed_anywhere FOLDER COUNT SEED``.
 
-Each is killed once, or twice, and resumed until it ends. Prints for each when it was killed, what lay in its folder then,
-and in what its end differs from that of a run that nobody killed. Every run is a fork of this process, which has
+Each is killed once, or twice, and resumed until it ends. Prints for each when it was killed, what lay in its folder
+then, and in what its end differs from that of a run that nobody killed. Every run is a fork of this process, which has
 imported everything before: the moments fall into the run, not into imports.
 """
 
