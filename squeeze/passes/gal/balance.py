@@ -33,13 +33,17 @@ class Balance:
             self._shift(factor, fista)
 
     def level(self, fista: FISTA) -> None:
-        """Bring the masks of every group to 1 on average."""
+        """Bring the masks of every group to 1 on average.
+
+        The momentum does not follow: what all masks of a group have in common is no motion.
+        """
         factor = torch.ones_like(self._masks.values)
         for part in self._masks.parts:
             mean = self._masks.values[part.span].detach().mean()
             if part.kind == "filters" and bool(mean > 0) and bool(mean.isfinite()):
                 factor[part.span] = mean
-        self._shift(factor, fista)
+        self._masks.shift(self._model, factor)
+        fista.rescale(self._masks.values, factor, momentum=False)
         self.norms = self._masks.norms(self._model)
 
     def _of(self, kind: str) -> Tensor:

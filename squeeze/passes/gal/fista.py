@@ -59,9 +59,15 @@ class FISTA(Optimizer):
             group["alpha"] = 1.0
 
     @torch.no_grad()
-    def rescale(self, p: Tensor, factor: Tensor) -> None:
-        """Follow a change of variables p → p / factor that happened outside: momentum and gradient go with it."""
-        for name in ("previous", "reach"):
+    def rescale(self, p: Tensor, factor: Tensor, momentum: bool = True) -> None:
+        """Follow a change of variables p → p / factor that happened outside: gradient and momentum go with it.
+
+        Args:
+            p: What was divided, already.
+            factor: By what.
+            momentum: False if the change ends the common motion of p, so that the momentum shall not keep it up.
+        """
+        for name in ("previous", "reach") if momentum else ("reach",):
             if name in self.state[p]:
                 self.state[p][name] = self.state[p][name] / factor
         if p.grad is not None:

@@ -152,6 +152,7 @@ class GALLearner:
             self.masks.values.grad /= self._gathered
             _average(self.masks.parameters(), accelerator)
         self.balance.absorb(self.fista)
+        self.fista.weights = self.steering.weights()
         self.fista.step(penalty=self._next_lambda)
         self.fista.zero_grad()
         self.balance.level(self.fista)
