@@ -34,16 +34,21 @@ def _kind(value: Any) -> type:
     return next((kind for types, kind in kinds if isinstance(value, types)), type(value))
 
 
-def require_fitting(optimizer: Optimizer) -> None:
+def require_fitting(optimizer: Optimizer, before: Mapping[str, Any]) -> None:
     """The optimizer has all its settings, and what it keeps of each parameter has that parameter's shape.
+
+    Args:
+        optimizer: Into which a state was loaded.
+        before: Its own state before that.
 
     Raises:
         TypeError: It is not so.
     """
     if isinstance(optimizer, LBFGS):  # it keeps all parameters as one
         return
-    if not all(group.keys() >= optimizer.defaults.keys() for group in optimizer.param_groups):
-        raise TypeError("an optimizer lacks settings")
+    for ours, theirs in zip(before["param_groups"], optimizer.param_groups, strict=True):
+        if not ours.keys() <= theirs.keys():
+            raise TypeError("an optimizer lacks settings")
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             if isinstance(value, Tensor):

@@ -277,8 +277,9 @@ class _Loop:
             for key, module in self._learner.modules.items():
                 module.load_state_dict(state["modules"][key])
             for key, optimizer in self._learner.optimizers.items():
+                before = optimizer.state_dict()
                 optimizer.load_state_dict(state["optimizers"][key])
-                require_fitting(optimizer)
+                require_fitting(optimizer, before)
             self._learner.load_state_dict(state["learner"])
             self.at, self._random = _Position(**state["at"]), state["random"]
             with randomness_kept():
