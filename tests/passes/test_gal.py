@@ -20,7 +20,6 @@ from squeeze.passes.base import Found
 from squeeze.passes.gal import GAL
 from squeeze.passes.gal.discriminator import Discriminator, discriminator_loss
 from squeeze.passes.gal.learner import GALLearner
-from squeeze.passes.gal.settle import settled, zeros_go
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import frozen_baseline
 from squeeze.selection import Budget
@@ -325,62 +324,12 @@ def test_features_without_gradient_are_refused() -> None:
         search(GAL(macs=0.6, **QUICK), Detached())
 
 
-def test_lambda_is_the_smallest_that_leaves_the_wanted_share() -> None:
-    structure = structure_of(built())
-    masks = SoftMasks(structure, ("filters",))
-    steering = Steering(masks, structure, Budget(macs=0.5))
-    values = np.linspace(0.001, 0.08, 14)
-    speeds = np.full(14, 1e-3)
-    found = steering.steer(0.0, values, speeds, progress=0.7, updates=0)
-    shares = [steering.share(values - speeds * lambda_ <= 1e-12) for lambda_ in (found, 0.99 * found)]
-    assert shares[0] <= 0.5 < shares[1]
-    assert steering.steer(0.0, values, speeds, progress=0.0, updates=10) == 0
-
-
-def test_no_update_takes_more_from_a_mask_than_the_pace_allows() -> None:
-    structure = structure_of(built())
-    masks = SoftMasks(structure, ("filters",))
-    steering = Steering(masks, structure, Budget(macs=0.5), pace=0.2)
-    speeds = np.linspace(1e-4, 1e-3, 14)
-    assert 1e-3 * steering.steer(0.0, np.ones(14), speeds, 1.0, updates=1000) == pytest.approx(4 / 200)
-    assert 1e-3 * steering.steer(0.0, np.ones(14), speeds, 1.0, updates=10) == pytest.approx(0.05)
-
-
-def test_a_budget_pushes_small_masks_harder_and_the_papers_lambda_does_not() -> None:
-    structure = structure_of(built())
-    masks = SoftMasks(structure, ("filters",))
-    with torch.no_grad():
-        masks.values[4:9] = torch.tensor([1.0, 0.5, 0.1, 0.0, 2.0])
-    plain, reweighted = (Steering(masks, structure, budget).weights()[4:9] for budget in (None, Budget(macs=0.5)))
-    torch.testing.assert_close(reweighted / plain, torch.tensor([1, 1.1 / 0.6, 1.1 / 0.2, 11, 1.1 / 2.1]))
-
-
 def test_what_all_masks_of_a_group_have_in_common_gives_no_momentum() -> None:
     learner, _ = learner_for(GAL(lambda_=0.3))
     for _ in range(5):
         learner.masks.values.grad, learner._gathered = torch.zeros(17), 1
         learner._update_masks(Accelerator(device_placement=False))
     torch.testing.assert_close(learner.masks.values.detach()[:14], torch.ones(14))
-
-
-def test_zeros_go_but_widths_stay_aligned_and_something_stays() -> None:
-    structure = structure_of(built())
-    masks = SoftMasks(structure)
-    reach = np.array([0.5, -0.1, 0.2, 0.3] + [-3.0, -1.0, -2.0, -4.0, -5.0] + [0.1, 0.1] + [-1.0] * 3 + [-1, -2, -1])
-    choice = zeros_go(masks, structure, reach, round_to=2)
-    assert choice.units[0].tolist() == [False, False, False, False]
-    assert choice.units[1].tolist() == [True, False, False, True, True]
-    assert choice.units[2].tolist() == [False, False]
-    assert choice.blocks == {"body"}
-    assert choice.branches == {"left"}
-
-
-def test_what_stays_never_has_a_mask_of_zero() -> None:
-    masks = SoftMasks(structure_of(built()), ("filters",))
-    values = np.array([0.5, 0.0, 0.2, 0.3] + [0.0] * 5 + [0.4, 0.0] + [1.0, 2.0, 3.0])
-    removed = np.array([0, 0, 0, 1] + [0, 1, 1, 1, 1] + [0, 1] + [0, 0, 0], dtype=bool)
-    expected = [0.5, 0.2, 0.2, 0.0] + [1.0, 0, 0, 0, 0] + [0.4, 0.0] + [1.0, 2.0, 3.0]
-    assert settled(masks, values, removed).tolist() == expected
 
 
 @pytest.mark.parametrize(
