@@ -12,6 +12,7 @@ from squeeze.errors import ExportError as ExportError
 from squeeze.errors import InputError as InputError
 from squeeze.errors import NoEffectWarning as NoEffectWarning
 from squeeze.errors import PlanError as PlanError
+from squeeze.errors import ProcessError as ProcessError
 from squeeze.errors import SqueezeError as SqueezeError
 from squeeze.errors import TraceError as TraceError
 from squeeze.errors import TrainingError as TrainingError

@@ -1,21 +1,23 @@
 """The whole flow, in order: trace, search, rewrite, check, fine-tune, measure."""
 
 import dataclasses
+import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from squeeze import processes
 from squeeze.copying import copied, eval_copy
 from squeeze.data_task import as_task
 from squeeze.edits import rewrite
 from squeeze.errors import InputError, NoEffectWarning, TraceError, TrainingError
 from squeeze.finetune import FineTune, finetune
-from squeeze.latency import compare
+from squeeze.latency import Latency, compare
 from squeeze.locks import locked
 from squeeze.passes.base import Found, Pass
 from squeeze.plan import Plan, Step
@@ -68,6 +70,7 @@ class Result:
         return build_report(self.origin, self.plan, self.structure, self.stages, self.history, self.notes)
 
 
+@processes.ended_by_launcher()
 def compress(
     model: nn.Module,
     passes: Pass | Sequence[Pass],
@@ -87,7 +90,7 @@ def compress(
         run: Seed, folder for checkpoints, resume.
 
     Returns:
-        The smaller model with its plan and report.
+        The smaller model with its plan and report; with several processes, the same in all of them.
 
     Raises:
         InputError: Model and inputs do not fit, nothing can be removed, or another run is at work in the folder.
@@ -103,23 +106,23 @@ def compress(
         raise InputError("compress: needs at least one pass, got none; pass e.g. squeeze.Magnitude(macs=0.5).")
     task = as_task(model, data, example_inputs)
     check_inputs(model, task.example_inputs)
+    source = checksum(model.state_dict())
+    processes.same("the model", source, "load the same weights, or seed all alike before building it")
     with locked(run.folder), randomness_kept():
         seed_all(run.seed)
         dense = eval_copy(model)
         before = _measured(dense, task)
         small, plan, structure, history = _searched(model, passes, task, run)
         reestimate_batchnorm(small, task)
-        cut = Measured(task.evaluate(small.eval(), "test"))
+        cut = Measured(processes.agreed(task.evaluate(small.eval(), "test")))
         if finetuning.epochs and _has_data(task):
             objectives = [chosen.objective for chosen in passes]
             small, epochs = finetune(small, dense, task, finetuning, objectives, run)
             history.append((finetuning.name, epochs))
-    times = compare({"before": dense, "after": small.eval()}, task.example_inputs, repeats=30)
+    times = _timed({"before": dense, "after": small.eval()}, task)
     before, after = replace(before, latency=(times["before"],)), _measured(small, task)
     stages = Stages(before, replace(after, latency=(times["after"],)), cut)
-    about = describe_origin(
-        type(model).__name__, task.name, task.metric, seed=run.seed, checksum=checksum(model.state_dict())
-    )
+    about = describe_origin(type(model).__name__, task.name, task.metric, seed=run.seed, checksum=source)
     return Result(small, replace(plan, provenance=_provenance(about)), model, task, structure, stages, history, about)
 
 
@@ -132,6 +135,7 @@ def _searched(
     for number, chosen in enumerate(passes):
         structure = trace(small, task.example_inputs)
         structures.append(structure)
+        processes.same("what can be removed", _described(structure), "give all the same model and inputs")
         _require_something(structure, model)
         found = chosen.search(small, structure, task, _numbered(run, number))
         small = _carried_out(found, structure, chosen, task)
@@ -173,7 +177,25 @@ def _diverged(outputs: Sequence[Tensor]) -> bool:
 
 
 def _measured(model: nn.Module, task: Task) -> Measured:
-    return Measured(task.evaluate(model, "test"), profile(model, task.example_inputs))
+    return Measured(processes.agreed(task.evaluate(model, "test")), profile(model, task.example_inputs))
+
+
+def _timed(models: Mapping[str, nn.Module], task: Task) -> dict[str, Latency]:
+    """Measured by one process while the others wait."""
+    times = processes.from_first(
+        lambda: {name: asdict(found) for name, found in compare(models, task.example_inputs, repeats=30).items()}
+    )
+    return {name: Latency(**found) for name, found in times.items()}
+
+
+def _described(structure: Structure) -> str:
+    """What must be the same in all processes."""
+    groups = [
+        (group.name, group.maskable, [(axis.tensor, axis.dim, axis.units.tolist()) for axis in group.axes])
+        for group in structure.groups
+    ]
+    blocks, branches = [block.name for block in structure.blocks], [branch.name for branch in structure.branches]
+    return json.dumps([groups, blocks, branches])
 
 
 def _has_data(task: Task) -> bool:

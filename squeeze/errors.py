@@ -28,6 +28,10 @@ class TrainingError(SqueezeError):
     """A training run cannot go on; its last good checkpoint is kept."""
 
 
+class ProcessError(SqueezeError):
+    """Another process of the same run is gone or failed, and this one cannot go on alone."""
+
+
 class ArtifactError(SqueezeError):
     """A file is not an artefact of squeeze, or was damaged or altered."""
 

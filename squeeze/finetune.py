@@ -1,22 +1,22 @@
 """Fine-tuning: a compressed model learns again, from labels and from the model it was."""
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from squeeze import processes
 from squeeze.distill import Distillation, Divergence, divergence
 from squeeze.errors import InputError, TrainingError
 from squeeze.passes.base import Loss
-from squeeze.task import Batch, Task
-from squeeze.training import Run, train
+from squeeze.task import Task
+from squeeze.training import Run, train, updates_in
+from squeeze.updates import Update
 
 Objective = Callable[[nn.Module, Loss], AbstractContextManager[Loss]]
 """What fine-tuning must keep doing for a pass: its method `objective`."""
@@ -38,6 +38,8 @@ class FineTune:
         distill: Weight of the divergence from the teacher's features; 0 for labels alone.
         temperature: Of the softmax in the divergence "kl".
         divergence: "kl" where features are logits, "mse" where they are anything else.
+        accumulate: So many batches make one step, with the mean of their gradients: what one batch of that size gives,
+            in less memory. Only batch norm sees the smaller batches.
         name: Of the phase: its checkpoint and scalars go by it.
     """
 
@@ -50,6 +52,7 @@ class FineTune:
     distill: float = 1.0
     temperature: float = 2.0
     divergence: Divergence = "kl"
+    accumulate: int = 1
     name: str = "finetune"
 
     def __post_init__(self) -> None:
@@ -57,6 +60,10 @@ class FineTune:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"FineTune: {name} must be a whole number from 0, got {value!r}; pass 0 for none.")
+        if isinstance(self.accumulate, bool) or not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise ValueError(
+                f"FineTune: accumulate must be a whole number from 1, got {self.accumulate!r}; pass 1 for no more."
+            )
         for name in ("lr", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(
@@ -150,34 +157,38 @@ class _FineTuning:
         self._sgd = SGD(groups, settings.lr, settings.momentum, nesterov=settings.momentum > 0)
         self.modules: Mapping[str, nn.Module] = {"model": model}
         self.optimizers = {"sgd": self._sgd}
+        self.accumulate = settings.accumulate
         self.best: dict[str, Tensor] = {}
         self._score = -math.inf
         self._epoch = self._step = self._done = 0
-        self._steps = operator.length_hint(task.train_batches(0))
+        self._steps = updates_in(task.train_batches(0), settings.accumulate)
 
     def start_epoch(self, epoch: int) -> None:
         """Train mode, and the first step of an epoch."""
         self._model.train()
         self._epoch, self._step = epoch, 0
 
-    def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
+    def step(self, update: Update) -> dict[str, float]:
         """One step of SGD."""
         lr = self._learning_rate()
         for group in self._sgd.param_groups:
             group["lr"] = lr
-        with accelerator.autocast():
-            loss = self._loss(self._model, batch)
         self._sgd.zero_grad()
-        accelerator.backward(loss)
-        self._sgd.step()
+        scalars = []
+        for part in update.parts:
+            with update.autocast():
+                loss = self._loss(self._model, part.batch)
+            update.backward(loss, part)
+            scalars.append({"loss": loss.item(), **self._parts})
+        update.step(self._sgd)
         self._step, self._done = self._step + 1, self._done + 1
-        return {"loss": loss.item(), **self._parts, "lr": lr}
+        return {**update.mean(scalars), "lr": lr}
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Judge the model on what is held out, and keep it if it is the best so far."""
         self._steps = self._step
         with _in_eval_mode(self._model):
-            metrics = self._task.evaluate(self._model, "holdout")
+            metrics = processes.agreed(self._task.evaluate(self._model, "holdout"))
         if metrics:
             if self._task.metric not in metrics:
                 raise InputError(

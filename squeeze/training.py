@@ -2,30 +2,29 @@
 
 import math
 import operator
-import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from squeeze import checkpoint
+from squeeze import checkpoint, processes
 from squeeze.alike import require_alike, require_fitting
 from squeeze.blame import first_line
-from squeeze.errors import InputError, TrainingError
+from squeeze.errors import InputError, ProcessError, TrainingError
 from squeeze.interrupts import Interrupts
 from squeeze.locks import locked
 from squeeze.progress import Monitor
 from squeeze.randomness import random_state, randomness_kept, restore_random_state, seed_all
-from squeeze.task import Batch
+from squeeze.task import Batch, tensors_of
+from squeeze.updates import Kind, Precision, Update, rows
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Run:
         resume: Continue from the folder's checkpoints.
         quiet: No progress bar.
         checkpoint_seconds: At least this long between checkpoints within an epoch; 0 for one a step.
+        precision: Of the forward pass in training: "no", "bf16" or "fp16"; None for what ``accelerate launch`` was
+            told, and "no" without it.
     """
 
     folder: Path | None = None
@@ -45,6 +46,7 @@ class Run:
     resume: bool = False
     quiet: bool = True
     checkpoint_seconds: float = 60.0
+    precision: Kind | None = None
 
 
 class Learner(Protocol):
@@ -55,7 +57,12 @@ class Learner(Protocol):
     Attributes:
         modules: Everything with state, by name; saved and restored.
         optimizers: By name; saved and restored.
+        accumulate: So many batches are one update.
     """
+
+    @property
+    def accumulate(self) -> int:
+        """So many batches are one update."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -68,11 +75,8 @@ class Learner(Protocol):
     def start_epoch(self, epoch: int) -> None:
         """Set modes and learning rates; a resumed epoch is started again, so do it the same way twice."""
 
-    def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
-        """One update; returns scalars to log.
-
-        Runs the model under ``accelerator.autocast()`` and back-propagates with ``accelerator.backward``.
-        """
+    def step(self, update: Update) -> dict[str, float]:
+        """One update, as `squeeze.updates.Update` says; returns scalars to log."""
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Judge the epoch; returns scalars to log."""
@@ -88,6 +92,10 @@ def train(
     learner: Learner, batches: Callable[[int], Iterable[Batch]], epochs: int, run: Run, name: str
 ) -> list[dict[str, float]]:
     """Train for some epochs, checkpointing atomically; a killed run resumes bit for bit on CPU.
+
+    Several processes (started by torchrun) train together: all call this with the same learner and batches, each
+    runs its rows of every batch, and all end with the same state, that of one process but for rounding and for what
+    a model draws at random. The first process writes. Another number of processes may resume.
 
     Python's, numpy's and torch's generators are seeded from the run's seed, the phase's name and the epoch before
     `batches` is called, and put back when training ends. A resumed epoch iterates `batches` again and passes over
@@ -108,12 +116,15 @@ def train(
         InputError: There is no batch, the folder cannot be written to, or another run is at work in it.
         TrainingError: A logged scalar or parameter is not finite; a checkpoint does not fit.
         ArtifactError: The checkpoint to resume from is damaged.
+        ProcessError: Another process is gone.
         KeyboardInterrupt: Passed on after a checkpoint was written.
     """
     loop = _Loop(learner, epochs, run, name)
-    with locked(run.folder), randomness_kept(), Interrupts() as interrupts:
+    first = processes.is_first()
+    with locked(run.folder), randomness_kept(), Interrupts(processes.count() > 1) as interrupts:
         loop.begin()
-        with Monitor(name, epochs, run.quiet, run.folder, loop.at.total) as monitor:
+        folder = run.folder if first else None
+        with Monitor(name, epochs, run.quiet or not first, folder, loop.at.total) as monitor:
             try:
                 while loop.at.epoch < epochs:
                     loop.epoch(batches, monitor, interrupts)
@@ -121,17 +132,10 @@ def train(
                 if not interrupts.torn:
                     loop.save()
                 raise KeyboardInterrupt(loop.farewell()) from None
+            except ProcessError as error:
+                told = str(error).removesuffix(".")
+                raise ProcessError(f"{name}, epoch {loop.at.epoch + 1}: {told} ({loop.kept()}).") from error
     return loop.at.history
-
-
-def _accelerator() -> Accelerator:
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise InputError(f"training: must run in one process, got {processes}; start without torchrun.")
-    accelerator = Accelerator(device_placement=False)
-    if accelerator.mixed_precision == "fp16":
-        raise InputError("mixed precision: must be no or bf16, got fp16; start with --mixed_precision bf16.")
-    return accelerator
 
 
 @dataclass
@@ -165,22 +169,26 @@ class _Loop:
     def __init__(self, learner: Learner, epochs: int, run: Run, name: str) -> None:
         self.at = _Position()
         self._learner, self._epochs, self._run, self._name = learner, epochs, run, name
-        self._accelerator = _accelerator()
         self._path = None if run.folder is None else run.folder / "checkpoints" / f"{name}.safetensors"
         parameters = [p for module in learner.modules.values() for p in module.parameters()]
-        self._device = parameters[0].device if parameters else torch.device("cpu")
+        self._precision = Precision(run.precision, parameters[0].device if parameters else torch.device("cpu"))
         self._random = random_state()
         self._saved_at = time.monotonic()
         self._saved = (0, 0)
 
     def begin(self) -> None:
         """Take up the checkpoint, or make sure that a later resume does not find one of an earlier run."""
-        if self._path is None or not self._path.exists():
-            return
-        if self._run.resume:
-            self._restore(self._path)
-        else:
-            self._path.unlink()
+        if self._path is not None and self._path.exists():
+            if self._run.resume:
+                self._restore(self._path)
+            elif processes.is_first():
+                self._path.unlink()
+        at = (self.at.epoch, self.at.step)
+        if any(tuple(theirs) != at for theirs in processes.gathered(at)):
+            raise TrainingError(
+                f"{self._path}: must be one file for all {processes.count()} processes, got another state in some; "
+                "put the folder of the run where all see it."
+            )
 
     def epoch(self, batches: Callable[[int], Iterable[Batch]], monitor: Monitor, interrupts: Interrupts) -> None:
         """The rest of the current epoch, and a checkpoint at its end."""
@@ -193,14 +201,19 @@ class _Loop:
         source = batches(epoch)
         if isinstance(source, DataLoader) and source.generator is not None:
             source.generator.manual_seed(zlib.crc32(repr(seeds).encode()))
-        monitor.epoch(epoch, operator.length_hint(source), self.at.step)
+        monitor.epoch(epoch, updates_in(source, learner.accumulate), self.at.step)
         iterator = iter(source)
         if self.at.step:
             self._catch_up(iterator)
         at = self.at
-        for batch in iterator:
+        while group := self._next(iterator, interrupts):
             with interrupts.whole():
-                scalars = learner.step(send_to_device(batch, self._device), self._accelerator)
+                with randomness_kept():
+                    # What the model draws is no matter of the data's, which must be the same in all processes.
+                    seed_all(*seeds, 2, at.step, processes.rank())
+                    update = Update(group, self._precision)
+                    with update.entered():
+                        scalars = learner.step(update)
                 self._advance(self._finite(scalars, at.step + 1))
             monitor.step(at.total, scalars)
             if time.monotonic() - self._saved_at >= self._run.checkpoint_seconds:
@@ -211,12 +224,35 @@ class _Loop:
             means = {key: total / count for key, (total, count) in at.sums.items()}
             at.history.append({**means, **self._finite(learner.end_epoch(epoch), at.step)})
             at.epoch, at.step, at.sums = epoch + 1, 0, {}
+        states = (module.state_dict() for module in learner.modules.values())
+        self._meet(interrupts, f"state after epoch {epoch + 1}", [t for state in states for t in tensors_of(state)])
         monitor.epoch_ended(at.total, at.history[-1])
         self.save()
 
+    def _next(self, iterator: Iterator[Batch], interrupts: Interrupts) -> list[Batch]:
+        """The batches of the next update; none at the end of the epoch."""
+        group = list(islice(iterator, self._learner.accumulate))
+        if processes.count() > 1:
+            what = f"batch {self.at.step + 1} of epoch {self.at.epoch + 1}"
+            self._meet(interrupts, what, tensors_of(group) if not self.at.step else (), sum(map(rows, group)))
+        return group
+
+    def _meet(self, interrupts: Interrupts, what: str, tensors: Sequence[torch.Tensor], size: int = 0) -> None:
+        """With several processes: stop if one was asked to, and make sure that all have the same."""
+        if processes.count() == 1:
+            return
+        asked, *others = zip(*processes.gathered((interrupts.asked, size, processes.digest_of(tensors))), strict=True)
+        if any(asked):
+            raise KeyboardInterrupt
+        if any(len(set(numbers)) > 1 for numbers in others):
+            raise TrainingError(
+                f"{self._name}: {what} must be the same in all {processes.count()} processes, got different ones; give "
+                "all the same data, undivided (squeeze divides each batch), drawn from the seeded generators only."
+            )
+
     def _catch_up(self, iterator: Iterator[Batch]) -> None:
         """Pass over the batches that were consumed, then be where the checkpoint was written."""
-        wanted = self.at.step
+        wanted = self.at.step * self._learner.accumulate
         passed = sum(1 for _ in zip(range(wanted), iterator, strict=False))
         if passed < wanted:
             raise self._unfit(f"{wanted} batches in epoch {self.at.epoch + 1}", f"{passed}, so other data")
@@ -247,6 +283,9 @@ class _Loop:
         position = (self.at.epoch, self.at.step)
         if self._path is None or position == self._saved:
             return
+        if not processes.is_first():
+            self._saved, self._saved_at = position, time.monotonic()
+            return
         for module_name, module in self._learner.modules.items():
             for parameter_name, parameter in module.named_parameters():
                 if not torch.isfinite(parameter.detach()).all():
@@ -258,7 +297,8 @@ class _Loop:
 
     def _setup(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
-        return {"name": self._name, "epochs": self._epochs, "seed": self._run.seed}
+        setup = {"name": self._name, "epochs": self._epochs, "seed": self._run.seed}
+        return {**setup, "accumulate": self._learner.accumulate, "precision": self._precision.kind}
 
     def _trained(self) -> dict[str, Any]:
         learner = self._learner
@@ -266,6 +306,7 @@ class _Loop:
             "modules": {key: module.state_dict() for key, module in learner.modules.items()},
             "optimizers": {key: optimizer.state_dict() for key, optimizer in learner.optimizers.items()},
             "learner": learner.state_dict(),
+            "scaler": self._precision.state_dict(),
         }
 
     def _restore(self, path: Path) -> dict[str, Any]:
@@ -281,6 +322,7 @@ class _Loop:
                 optimizer.load_state_dict(state["optimizers"][key])
                 require_fitting(optimizer, before)
             self._learner.load_state_dict(state["learner"])
+            self._precision.load_state_dict(state["scaler"])
             self.at, self._random = _Position(**state["at"]), state["random"]
             with randomness_kept():
                 restore_random_state(self._random)
@@ -307,11 +349,15 @@ class _Loop:
         return TrainingError(f"{self._path}: must hold {must}, got {got}; {remedy}.")
 
     def _diverged(self, what: str) -> TrainingError:
-        kept = f"the last good checkpoint is {self._path}" if any(self._saved) else "there is no checkpoint yet"
         return TrainingError(
             f"{self._name}: {what} of epoch {self.at.epoch + 1}; lower the learning rate, or look for bad values in "
-            f"the data ({kept})."
+            f"the data ({self.kept()})."
         )
+
+    def kept(self) -> str:
+        """Where to go on from; not only the process that writes may be asked."""
+        there = self._path is not None and self._path.exists()
+        return f"the last good checkpoint is {self._path}" if there else "there is no checkpoint yet"
 
     def farewell(self) -> str:
         """What to tell someone who pressed Ctrl-C."""
@@ -320,3 +366,8 @@ class _Loop:
             return f"{where}; nothing was saved."
         epoch, step = self._saved
         return f"{where}; saved to {self._path} (epoch {epoch + 1}, step {step}), resume the run to continue."
+
+
+def updates_in(batches: Iterable[Batch], accumulate: int) -> int:
+    """How many updates these batches make, so many at a time; 0 if nobody knows."""
+    return -(-operator.length_hint(batches) // accumulate)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 COMMAND = "squeeze_cli.command"
 """Key of the click context's `meta`: the command as it was typed."""
@@ -63,9 +64,11 @@ class Target:
         force: Replace an earlier run.
         resume: Go on with an interrupted run.
         seed: Of every random number.
+        precision: Of the forward pass in training; None for what ``accelerate launch`` was told.
     """
 
     out: Path | None
     force: bool
     resume: bool
     seed: int
+    precision: Literal["no", "bf16", "fp16"] | None

@@ -1,5 +1,6 @@
 """The command `squeeze`: its subcommands, and the one place where an error becomes a line and an exit code."""
 
+import os
 import shlex
 import warnings
 from typing import Any, TextIO
@@ -45,14 +46,17 @@ class Commands(click.Group):
         except (click.exceptions.Exit, click.exceptions.Abort, click.ClickException):
             raise
         except KeyboardInterrupt:
-            click.echo(f"\ninterrupted{ctx.meta.get(ON_INTERRUPT, '')}", err=True)
+            if _speaks():
+                click.echo(f"\ninterrupted{ctx.meta.get(ON_INTERRUPT, '')}", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             code = _exit_code(error)
-            if code is None:
+            speaks = _speaks()
+            if code is None and speaks:
                 raise
-            click.echo(f"error: {_one_line(error)}", err=True)
-            ctx.exit(code)
+            if speaks:
+                click.echo(f"error: {_one_line(error)}", err=True)
+            ctx.exit(FAILED_CHECK if code is None else code)
 
 
 @click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,11 +81,20 @@ for command in (
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an expected error; None for a bug, whose traceback is wanted."""
     # Imported here: importing squeeze imports torch, and `squeeze --help` must not wait for that.
-    from squeeze.errors import ExportError, SqueezeError, TrainingError
+    from squeeze.errors import ExportError, ProcessError, SqueezeError, TrainingError
 
-    if isinstance(error, ExportError | TrainingError):
+    if isinstance(error, ExportError | ProcessError | TrainingError):
         return FAILED_CHECK
     return WRONG_INPUT if isinstance(error, SqueezeError | OSError) else None
+
+
+def _speaks() -> bool:
+    """Whether it is up to this process, if there are several, to say what went wrong."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from squeeze.processes import speaks
+
+    return speaks()
 
 
 def _one_line(error: Exception) -> str:
@@ -98,7 +111,10 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    from squeeze.processes import is_first
+
+    if is_first():
+        click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ def _target_options(command: Any) -> Any:
         force_option,
         click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped."),
         click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of every random number."),
+        click.option(
+            "--precision", type=click.Choice(["no", "bf16", "fp16"]), help="Mixed precision in training. [default: no]"
+        ),
     )(command)
 
 
@@ -62,7 +65,9 @@ def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: 
       squeeze prune --method gal model.pt --macs 0.4 --set structures=filters,blocks --epochs 30
       squeeze prune --method magnitude vgg.pth --arch torchvision:vgg16_bn --input-shape 3,224,224 --ignore 'head*'
       squeeze prune --method my_pass.py:MyPass model.pt --set strength=0.1
+      torchrun --nproc-per-node 2 -m squeeze_cli.main prune --method gal model.pt
     """
+    from squeeze.processes import is_first
     from squeeze.report import summary_table
     from squeeze_cli import tables
     from squeeze_cli.running import look_ahead, prepared, pruned
@@ -70,11 +75,13 @@ def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: 
     job = prepared(source, method, target, quiet)
     if dry_run:
         structure = look_ahead(job)
+        if not is_first():
+            return
         tables.show(*tables.structure_tables(structure), tables.plan_line(job.chosen, job.folder))
         return
     click.get_current_context().meta[ON_INTERRUPT] = "; run the same command with --resume to go on where it stopped"
     result = pruned(job)
-    if not quiet:
+    if not quiet and is_first():
         tables.show(summary_table(result.report))
         for what, name in (("model", "model.safetensors"), ("ONNX", "model.onnx"), ("report", "report.html")):
             click.echo(f"{what:<7} {job.folder / name}")

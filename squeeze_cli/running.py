@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import squeeze
+from squeeze import processes
 from squeeze.errors import BudgetError, InputError, TraceError
 from squeeze.files import append_line, claim_folder
 from squeeze.locks import locked
@@ -54,7 +55,7 @@ def prepared(source: Source, method: Method, target: Target, quiet: bool) -> Job
     """
     chosen, finetuning = settled(method)
     folder = target.out or Path("runs") / f"{Path(source.model).stem}-{chosen.name}"
-    run = squeeze.Run(folder, target.seed, target.resume, quiet)
+    run = squeeze.Run(folder, target.seed, target.resume, quiet, precision=target.precision)
     return Job(opened(source), chosen, finetuning, run, folder, target.force)
 
 
@@ -102,8 +103,9 @@ def look_ahead(job: Job) -> Structure:
     return structure
 
 
+@processes.ended_by_launcher()
 def pruned(job: Job) -> squeeze.Result:
-    """Run, and write the folder.
+    """Run, and write the folder; of several processes, the first one writes.
 
     Raises:
         SqueezeError: See `squeeze.compress` and `squeeze.runs.write_run`.
@@ -118,6 +120,8 @@ def pruned(job: Job) -> squeeze.Result:
             finetuning=job.finetuning,
             run=job.run,
         )
+        if not processes.is_first():
+            return result
         final = write_run(result, job.folder, job.opened.about, command, job.opened.plan)
         _log_history(job.folder, final)
     return final
@@ -128,17 +132,23 @@ def _claimed(job: Job) -> Iterator[None]:
     """The folder, made ready; gone again after a mistake, and with the error in its log after anything else."""
     there = job.folder.exists()
     try:
-        with locked(job.folder):
-            claim_folder(job.folder, job.force, job.run.resume)
+        with ExitStack() as held:
+            processes.from_first(lambda: _claim(job, held))
             yield
     except (InputError, BudgetError, TraceError):
-        if not there and job.folder.is_dir() and {path.name for path in job.folder.iterdir()} <= {"log"}:
-            (job.folder / "log").unlink(missing_ok=True)
-            job.folder.rmdir()
+        if processes.is_first() and not there and job.folder.is_dir():
+            if {path.name for path in job.folder.iterdir()} <= {"log"}:
+                (job.folder / "log").unlink(missing_ok=True)
+                job.folder.rmdir()
         raise
     except (squeeze.SqueezeError, KeyboardInterrupt) as error:
         _log(job.folder, f"stopped: {error or type(error).__name__}")
         raise
+
+
+def _claim(job: Job, held: ExitStack) -> None:
+    held.enter_context(locked(job.folder))
+    claim_folder(job.folder, job.force, job.run.resume)
 
 
 def _log_history(folder: Path, result: squeeze.Result) -> None:
@@ -152,4 +162,5 @@ def _log_history(folder: Path, result: squeeze.Result) -> None:
 
 
 def _log(folder: Path, line: str) -> None:
-    append_line(folder / "log", f"{datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(line.split())}")
+    if processes.is_first():
+        append_line(folder / "log", f"{datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(line.split())}")

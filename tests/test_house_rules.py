@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "errors",
+    "processes",
     "alike blame files limits locks task plan nn kernels contractions attention copying interrupts randomness",
     "edits",
     "structure",
     "counting profiling recalibrate onnx_session onnx_graph parity latency export selection masks",
-    "architectures splitting weights checkpoint events progress training data_task datasets",
+    "architectures splitting weights checkpoint events progress norms updates training data_task datasets",
     "passes",
     "artifact report",
     "distill finetune compress testing",
@@ -183,7 +184,7 @@ def test_one_place_reads_pickle_and_does_so_safely() -> None:
 
 
 def test_only_learners_go_backward() -> None:
-    learners = ("squeeze/training.py", "squeeze/finetune.py", "squeeze/passes/")
+    learners = ("squeeze/updates.py", "squeeze/finetune.py", "squeeze/passes/")
     wrong = [
         f"{place(path)}:{line}"
         for path in SOURCES

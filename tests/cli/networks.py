@@ -1,5 +1,8 @@
 """Networks that the tests name on the command line as networks.py:NAME."""
 
+import os
+import signal
+
 import torch
 from torch import nn
 
@@ -39,3 +42,17 @@ def needy(width: int) -> nn.Module:
 
 
 number = 7
+
+
+class Doomed(nn.Sequential):
+    """The second process dies in the step of training that DOOM says."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps = getattr(self, "steps", 0) + self.training
+        if self.training and (os.environ.get("RANK"), os.environ.get("DOOM")) == ("1", str(self.steps)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def doomed() -> nn.Module:
+    return Doomed(*small())

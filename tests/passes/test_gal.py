@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +23,7 @@ from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import frozen_baseline
 from squeeze.selection import Budget
 from squeeze.training import Run
+from squeeze.updates import Precision, Update
 from tests.passes.tiny import Tiny, built, structure_of
 
 QUICK: dict[str, Any] = {"epochs": 2, "round_to": 1}
@@ -98,7 +98,7 @@ def test_one_step_is_what_the_formulas_say() -> None:
     learner, x = learner_for(settings)
     generator, d = built().train(), [p.detach().clone().requires_grad_() for p in learner.discriminator.parameters()]
     learner.start_epoch(0)
-    logged = learner.step((x, torch.zeros(8)), Accelerator(device_placement=False))
+    logged = learner.step(Update([(x, torch.zeros(8))], Precision("no", torch.device("cpu"))))
 
     real = built().eval()(x).detach()
     scale = real.std(correction=0)
@@ -182,7 +182,7 @@ def test_after_the_decision_masks_stand_still_and_weights_go_on() -> None:
     learner.start_epoch(0)
     seen = []
     for batch in Noise(steps=10).train_batches(0):
-        learner.step(batch, Accelerator(device_placement=False))
+        learner.step(Update([batch], Precision("no", torch.device("cpu"))))
         seen.append((learner.removed is not None, masks.values.detach().clone(), model.stem.weight.detach().clone()))
     assert [decided for decided, _, _ in seen] == [False] * 7 + [True] * 3
     assert torch.equal(seen[7][1], seen[9][1])
@@ -193,19 +193,19 @@ def test_after_the_decision_masks_stand_still_and_weights_go_on() -> None:
 
 def test_masks_move_along_the_mean_gradient_of_several_steps() -> None:
     every, _ = learner_for(GAL(lambda_=0.1, mask_step=3))
-    accelerator = Accelerator(device_placement=False)
+    precision = Precision("no", torch.device("cpu"))
     batches = list(Noise(steps=3).train_batches(0))
     every.start_epoch(0)
     gradients = []
     for batch in batches[:2]:
-        every.step(batch, accelerator)
+        every.step(Update([batch], precision))
         gradients.append(every.masks.values.grad.clone())
     assert torch.equal(every.masks.values.detach(), torch.ones(17))
     once, _ = learner_for(GAL(lambda_=0.1, mask_step=1))
     once.start_epoch(0)
-    once.step(batches[0], accelerator)
+    once.step(Update(batches[:1], precision))
     assert not torch.equal(gradients[0], gradients[1])
-    every.step(batches[2], accelerator)
+    every.step(Update(batches[2:], precision))
     assert (every.masks.values != 1).all()
     assert every.masks.values.grad is None
 

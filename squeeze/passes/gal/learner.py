@@ -1,11 +1,10 @@
 """GAL's alternating updates: discriminator, generator, masks (Lin et al. 2019, CVPR, algorithm 1)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD, Optimizer
@@ -17,7 +16,8 @@ from squeeze.passes.gal.fista import FISTA
 from squeeze.passes.gal.settle import settled
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import Features
-from squeeze.task import Batch
+from squeeze.randomness import randomness_kept
+from squeeze.updates import Part, Update
 
 if TYPE_CHECKING:
     from squeeze.passes.gal.search import GAL
@@ -83,6 +83,7 @@ class GALLearner:
         ]
         weights = SGD(groups, lr=settings.lr_generator, momentum=MOMENTUM)
         self.optimizers: Mapping[str, Optimizer] = {"discriminator": judge, "generator": weights, "masks": self.fista}
+        self.accumulate = settings.accumulate
         self._steps = steps
         self._done = 0
         self._gathered = 0
@@ -99,58 +100,85 @@ class GALLearner:
         for module in self.modules.values():
             module.train()
 
-    def step(self, batch: Batch, accelerator: Accelerator) -> dict[str, float]:
+    def step(self, update: Update) -> dict[str, float]:
         """One update of the discriminator, one of the generator, and every `mask_step` steps one of the masks."""
         self._set_rates()
         if self.removed is None and self.steering.due(self.progress):
             self._decide(self.steering.removed(self.reach()))
-        with accelerator.autocast():
-            with torch.no_grad():
-                real = self.baseline(batch)
+        with update.autocast(), torch.no_grad():
+            real = [self.baseline(part.batch) for part in update.parts]
+        fake = self._foreseen(update)
+        judged = self._update_discriminator(real, [features.detach() for features in fake], update)
+        logged = self._update_generator(real, fake, update)
+        if self.removed is None and self._gathered == self.settings.mask_step:
+            self._update_masks()
+        self._done += 1
+        scalars = [torch.cat((loss.reshape(1), terms)).tolist() for loss, terms in zip(judged, logged, strict=True)]
+        names = ("discriminator", "adversarial", "data")
+        means = update.mean([dict(zip(names, part, strict=True)) for part in scalars])
+        self._smooth += means["adversarial"] + means["data"]
+        self._norm += float(self._penalty())
+        self._count += 1
+        return means | {"lambda": self._lambda}
+
+    def _foreseen(self, update: Update) -> list[Tensor]:
+        """The generator's features of every part.
+
+        Those of several parts have no graph, which would fill the memory: they are computed again when the
+        discriminator has moved, and leave no trace meanwhile.
+        """
+        if len(update.parts) == 1:
+            return [self._generated(update.parts[0], update)]
+        kept = [(buffer, buffer.clone()) for buffer in self.generator.buffers()]
+        with torch.no_grad(), randomness_kept():
+            features = [self._generated(part, update) for part in update.parts]
+            for buffer, before in kept:
+                buffer.copy_(before)
+        return features
+
+    def _generated(self, part: Part, update: Update) -> Tensor:
+        with update.autocast():
             scaled = {f"model.{name}": value for name, value in self.masks.scaled(self.generator.model).items()}
-            fake = functional_call(self.generator, scaled, (batch,))
-        if not fake.requires_grad:
+            fake: Tensor = functional_call(self.generator, scaled, (part.batch,))
+        if torch.is_grad_enabled() and not fake.requires_grad:
             raise InputError(
                 "GAL: the features must be differentiable, got some without gradient; let the model compute outside of "
                 "no_grad, or use a method without training (magnitude)."
             )
-        judged = self._update_discriminator(real, fake.detach(), accelerator)
-        adversarial, data = self._update_generator(real, fake, accelerator)
-        if self.removed is None:
-            self._gathered += 1
-            if self._gathered == self.settings.mask_step:
-                self._update_masks(accelerator)
-        self._done += 1
-        logged = torch.stack([judged, adversarial, data, self._penalty()]).tolist()
-        self._smooth += logged[1] + logged[2]
-        self._norm += logged[3]
-        self._count += 1
-        return dict(zip(("discriminator", "adversarial", "data"), logged, strict=False)) | {"lambda": self._lambda}
+        return fake
 
-    def _update_discriminator(self, real: Tensor, fake: Tensor, accelerator: Accelerator) -> Tensor:
-        loss = discriminator_loss(self.discriminator, real, fake, self.settings.regularizer, WEIGHT_DECAY)
-        self.optimizers["discriminator"].zero_grad()
-        accelerator.backward(loss)
-        _average(self.discriminator.parameters(), accelerator)
-        self.optimizers["discriminator"].step()
-        return loss.detach()
+    def _update_discriminator(self, real: list[Tensor], fake: list[Tensor], update: Update) -> list[Tensor]:
+        optimizer, losses = self.optimizers["discriminator"], []
+        optimizer.zero_grad()
+        for part, ours, theirs in zip(update.parts, real, fake, strict=True):
+            loss = discriminator_loss(self.discriminator, ours, theirs, self.settings.regularizer, WEIGHT_DECAY)
+            update.backward(loss, part)
+            losses.append(loss.detach())
+        update.step(optimizer)
+        return losses
 
-    def _update_generator(self, real: Tensor, fake: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    def _update_generator(self, real: list[Tensor], fake: list[Tensor], update: Update) -> list[Tensor]:
         """The weights' update; the masks' gradient is added to what was gathered."""
-        self.discriminator.requires_grad_(False)
-        adversarial, data = realness(self.discriminator(fake)), alignment(fake, real)
-        self.discriminator.requires_grad_(True)
+        gathered, self.masks.values.grad = self.masks.values.grad, None
         self.optimizers["generator"].zero_grad()
-        accelerator.backward(adversarial + self.settings.mu * data)
-        _average(self.generator.parameters(), accelerator)
-        self.optimizers["generator"].step()
-        return adversarial.detach(), self.settings.mu * data.detach()
+        logged = []
+        for part, ours, theirs in zip(update.parts, real, fake, strict=True):
+            features = theirs if theirs.requires_grad else self._generated(part, update)
+            self.discriminator.requires_grad_(False)
+            adversarial, data = realness(self.discriminator(features)), self.settings.mu * alignment(features, ours)
+            self.discriminator.requires_grad_(True)
+            update.backward(adversarial + data, part)
+            logged.append(torch.stack((adversarial.detach(), data.detach())))
+        update.step(self.optimizers["generator"])
+        fresh = self.masks.values.grad if update.collect(self.fista) else None
+        self.masks.values.grad = gathered if fresh is None else fresh if gathered is None else gathered + fresh
+        self._gathered += fresh is not None
+        return logged
 
-    def _update_masks(self, accelerator: Accelerator) -> None:
+    def _update_masks(self) -> None:
         """FISTA with the mean of the gathered gradients."""
         if self.masks.values.grad is not None:
             self.masks.values.grad /= self._gathered
-            _average(self.masks.parameters(), accelerator)
         self.balance.absorb(self.fista)
         self.fista.weights = self.steering.weights()
         self.fista.step(penalty=self._next_lambda)
@@ -239,11 +267,3 @@ def alignment(generated: Tensor, baseline: Tensor) -> Tensor:
 
 def _array(values: Tensor) -> np.ndarray:
     return values.detach().double().cpu().numpy()
-
-
-def _average(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """The mean gradient over processes: `functional_call` goes past what would do it for a plain module."""
-    if accelerator.num_processes > 1:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")

@@ -1,6 +1,7 @@
 """The frozen baseline, and how features are read from it and from the generator."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 import torch
 from accelerate.utils import send_to_device
@@ -32,8 +33,10 @@ class Features(nn.Module):
         return features.reshape(len(features), -1).float() / self.scale
 
 
-def frozen_baseline(model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[Features, int]:
-    """A copy of the model in eval mode without gradients, scaled by its features on the first batch.
+def frozen_baseline(
+    model: nn.Module, task: Task, batches: Iterable[Batch], accumulate: int = 1
+) -> tuple[Features, int]:
+    """A copy of the model in eval mode without gradients, scaled by its features on the first batches.
 
     Returns:
         The baseline's features, and their width D.
@@ -41,13 +44,13 @@ def frozen_baseline(model: nn.Module, task: Task, batches: Iterable[Batch]) -> t
     Raises:
         InputError: There is no data, or the features are not (N, D) and finite.
     """
-    first = next(iter(batches), None)
-    if first is None:
+    first = list(islice(batches, accumulate))
+    if not first:
         raise InputError("GAL: needs data to learn its masks from, got none; pass data=..., unlabelled will do.")
     baseline = Features(eval_copy(model).requires_grad_(False), task)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        features = baseline(send_to_device(first, device))
+        features = torch.cat([baseline(send_to_device(batch, device)) for batch in first])
     scale = float(features.std(correction=0))
     if not features.isfinite().all():
         raise InputError(
