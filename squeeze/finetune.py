@@ -176,7 +176,7 @@ class _FineTuning:
         self._sgd.zero_grad()
         scalars = []
         for part in update.parts:
-            with update.autocast():
+            with update.running(part):
                 loss = self._loss(self._model, part.batch)
             update.backward(loss, part)
             scalars.append({"loss": loss.item(), **self._parts})

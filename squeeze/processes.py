@@ -134,9 +134,9 @@ def from_first(answer: Callable[[], Answer]) -> Answer:
     return said["answer"]
 
 
-def agreed(measured: Answer) -> Answer:
+def agreed(measured: dict[str, float]) -> dict[str, float]:
     """What the first process measured, in all of them: what each did may differ in the last digits."""
-    return from_first(lambda: measured)
+    return from_first(lambda: {name: float(value) for name, value in measured.items()})
 
 
 def _broadcast(content: bytes) -> bytes:

@@ -212,8 +212,8 @@ class _Loop:
                     # What the model draws is no matter of the data's, which must be the same in all processes.
                     seed_all(*seeds, 2, at.step, processes.rank())
                     update = Update(group, self._precision)
-                    with update.entered():
-                        scalars = learner.step(update)
+                    scalars = learner.step(update)
+                    update.finish()
                 self._advance(self._finite(scalars, at.step + 1))
             monitor.step(at.total, scalars)
             if time.monotonic() - self._saved_at >= self._run.checkpoint_seconds:

@@ -81,7 +81,7 @@ class Part:
 class Update:
     """One update, made of the mean gradient over one or several batches, each divided among the processes.
 
-    A learner runs the model on every part under `autocast`, gives each loss (a mean over the part's rows) to
+    A learner runs its models on every part within `running`, gives each loss (a mean over the part's rows) to
     `backward`, then calls `step` for its optimisers. What it logs goes through `mean`.
 
     Args:
@@ -97,7 +97,6 @@ class Update:
 
     def __init__(self, batches: Sequence[Batch], precision: Precision) -> None:
         self._precision = precision
-        self._present = True
         batches = [send_to_device(batch, precision.device) for batch in batches]
         if len(batches) == processes.count() == 1:
             self.parts = [Part(batches[0], 1.0)]
@@ -109,27 +108,24 @@ class Update:
         number, among = processes.rank(), processes.count()
         start, stop = size * number // among, size * (number + 1) // among
         if start == stop:  # too few rows for all: one that does not count keeps this process in step
-            self._present = False
             return Part(_cut(batch, size, 0, 1), 0.0)
         return Part(_cut(batch, size, start, stop), (stop - start) / total)
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Around everything a learner does for this update."""
-        with SharedStatistics(self._present) if processes.count() > 1 else nullcontext():
+    def running(self, part: Part) -> Iterator[None]:
+        """Run models on a part, in the precision of the run and with the batch statistics of all processes."""
+        with self._precision.autocast(), self._shared(part):
             yield
-        if self._precision.scaler is not None:
-            self._precision.scaler.update()
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Run the forward pass in the precision of the run."""
-        return self._precision.autocast()
+    def _shared(self, part: Part) -> AbstractContextManager[Any]:
+        return SharedStatistics(part.share > 0) if processes.count() > 1 else nullcontext()
 
     def backward(self, loss: Tensor, part: Part) -> None:
         """Add a part's gradient, by its share."""
         loss = loss if part.share == 1.0 else loss * part.share
         scaler = self._precision.scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
+        with self._shared(part):  # what is checkpointed runs again
+            (loss if scaler is None else scaler.scale(loss)).backward()
 
     def collect(self, optimizer: Optimizer) -> bool:
         """Make an optimiser's gradients those of the whole update; False if they overflowed and mean nothing."""
@@ -147,6 +143,11 @@ class Update:
             optimizer.step()
         else:
             self._precision.scaler.step(optimizer)
+
+    def finish(self) -> None:
+        """After everything that a learner does for this update."""
+        if self._precision.scaler is not None:
+            self._precision.scaler.update()
 
     def mean(self, scalars: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Scalars of the whole update, from those of each part; the same in all processes."""

@@ -85,6 +85,7 @@ def unlucky(run: Run) -> dict[str, Tensor]:
 PHASES: dict[str, Callable[[Run], dict[str, Tensor]]] = {
     "tuned": lambda run: tuned(tiny_net(dropout=0), 16, run),
     "tuned-normless": lambda run: tuned(normless_net(), 16, run),
+    "tuned-doubled": lambda run: tuned(tiny_net(dropout=0), 16, run, accumulate=2),
     "tuned-whole": lambda run: tuned(normless_net(), 30, run),
     "tuned-accumulated": lambda run: tuned(normless_net(), 15, run, accumulate=2),
     "searched": lambda run: searched(tiny_net(dropout=0), 16, run),
@@ -103,7 +104,7 @@ def carried_out(phase: str, run: Run) -> dict[str, Tensor]:
 
 
 SCENARIOS: dict[str, tuple[str, ...]] = {
-    "whole": ("tuned", "tuned-normless", "searched", "searched-normless"),
+    "whole": ("tuned", "tuned-normless", "tuned-doubled", "searched", "searched-normless"),
     "first": ("kill=0:step:7", "tuned"),
     "first resumed": ("resume", "tuned"),
     "second": ("kill=1:write:5", "kill=1:step:7", "tuned"),

@@ -44,7 +44,7 @@ class Classifier:
         self.optimizers["sgd"].zero_grad()
         scalars = []
         for part in update.parts:
-            with update.autocast():
+            with update.running(part):
                 loss = self.task.loss(self.net, part.batch)
             update.backward(loss, part)
             scalars.append({"loss": loss.item()})

@@ -112,10 +112,10 @@ def test_scaled_gradients_move_as_plain_ones_do_and_overflow_moves_nothing():
         sgd = torch.optim.SGD(subject.parameters(), 0.1)
         precision = Precision("no", CPU) if scale is None else scaled_precision(scale)
         update = Update([x[:4], x[4:]], precision)
-        with update.entered():
-            for part in update.parts:
-                update.backward(100 * subject(part.batch).square().mean(), part)
-            update.step(sgd)
+        for part in update.parts:
+            update.backward(100 * subject(part.batch).square().mean(), part)
+        update.step(sgd)
+        update.finish()
         moved.append(subject.weight.detach())
     torch.testing.assert_close(moved[1], moved[0])
     assert torch.equal(moved[2], net.weight) and not torch.equal(moved[0], net.weight)

@@ -105,8 +105,7 @@ class GALLearner:
         self._set_rates()
         if self.removed is None and self.steering.due(self.progress):
             self._decide(self.steering.removed(self.reach()))
-        with update.autocast(), torch.no_grad():
-            real = [self.baseline(part.batch) for part in update.parts]
+        real = [self._imitated(part, update) for part in update.parts]
         fake = self._foreseen(update)
         judged = self._update_discriminator(real, [features.detach() for features in fake], update)
         logged = self._update_generator(real, fake, update)
@@ -120,6 +119,10 @@ class GALLearner:
         self._norm += float(self._penalty())
         self._count += 1
         return means | {"lambda": self._lambda}
+
+    def _imitated(self, part: Part, update: Update) -> Tensor:
+        with update.running(part), torch.no_grad():
+            return self.baseline(part.batch)
 
     def _foreseen(self, update: Update) -> list[Tensor]:
         """The generator's features of every part.
@@ -137,7 +140,7 @@ class GALLearner:
         return features
 
     def _generated(self, part: Part, update: Update) -> Tensor:
-        with update.autocast():
+        with update.running(part):
             scaled = {f"model.{name}": value for name, value in self.masks.scaled(self.generator.model).items()}
             fake: Tensor = functional_call(self.generator, scaled, (part.batch,))
         if torch.is_grad_enabled() and not fake.requires_grad:
