@@ -328,7 +328,7 @@ def test_what_all_masks_of_a_group_have_in_common_gives_no_momentum() -> None:
     learner, _ = learner_for(GAL(lambda_=0.3))
     for _ in range(5):
         learner.masks.values.grad, learner._gathered = torch.zeros(17), 1
-        learner._update_masks(Accelerator(device_placement=False))
+        learner._update_masks()
     torch.testing.assert_close(learner.masks.values.detach()[:14], torch.ones(14))
 
 
