@@ -142,7 +142,7 @@ def launched(*words: str) -> list[int]:
         if child == 0:
             os.environ.update({**address, "WORLD_SIZE": "2", "RANK": str(rank)})
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.alarm(100)
+            signal.alarm(900)
             os._exit(worker(*words))
         workers[child] = rank
     ends = [0, 0]

@@ -31,7 +31,7 @@ def two(tmp_path_factory):
     """The folder of all scenarios, and for each what the processes printed and how they ended."""
     out = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "tests.many", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr
     told, name = {}, ""
     for line in done.stdout.splitlines():
