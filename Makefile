@@ -11,7 +11,7 @@ INSTALLED       := $(VENV)/.installed
 INSTALLED_DEV   := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: help install demo test check-slow lint format bench bench-gal clean
+.PHONY: help install demo test check-slow lint format bench bench-gal zoo clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -61,6 +61,10 @@ bench: bench-gal  ## every benchmark, and the tables of benchmarks/README.md (DA
 bench-gal: $(INSTALLED_BENCH)  ## GAL beside Magnitude and Torch-Pruning: DATA=folder of CIFAR-10, WEIGHTS=folder of weights
 	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo "say where they are: make $@ DATA=folder WEIGHTS=folder" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.bench_gal "$(DATA)" "$(WEIGHTS)"
+
+zoo: export OMP_NUM_THREADS = 1
+zoo: $(INSTALLED_DEV)  ## the law on some two hundred architectures, and a table; NETS=timm:res* for some of them
+	$(BIN)/python -m benchmarks.zoo $(NETS) --onnx --log benchmarks/work/zoo.jsonl --write benchmarks/results/zoo.json
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist *.egg-info runs model.pt

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from squeeze.copying import copied, replace_tensor
 from squeeze.errors import PlanError, quoted
-from squeeze.nn import Removed
+from squeeze.nn import Absent, Removed
 from squeeze.plan import Drop, Edit, Slice
 
 Shapes = dict[str, torch.Size]
@@ -90,7 +90,8 @@ def _drop(model: nn.Module, edit: Drop) -> None:
         store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
         if leaf not in store:
             raise PlanError(_unknown(model, name))
-        store[leaf] = None
+        del store[leaf]
+        setattr(owner, leaf, Absent())  # None would tell the code around it that there never was one
 
 
 def _is_gone(model: nn.Module, name: str) -> bool:

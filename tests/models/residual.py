@@ -75,6 +75,23 @@ class Rescaled(nn.Module):
         return x + self.alpha * self.body(x)
 
 
+class Optional(nn.Module):
+    """Two bodies with a layer scale each, both of which are there if the first one is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.gamma_1: nn.Parameter | None = nn.Parameter(0.5 + torch.rand(8, 1, 1))
+        self.gamma_2 = nn.Parameter(torch.full((8, 1, 1), 1.001))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gamma_1 is None:
+            x = x + self.one(x)
+            return x + self.two(x)
+        x = x + self.gamma_1 * self.one(x)
+        return x + self.gamma_2 * self.two(x)
+
+
 class Trunk(nn.Module):
     """A stem of 8 channels, a chain of residual modules that keep them, a head."""
 
@@ -186,6 +203,13 @@ RESIDUAL: dict[str, Case] = {
         ("stem.weight", "bodies.0.body.0.weight"),
         HEAD,
         blocks=("bodies.0.alpha", "bodies.1.alpha"),
+    ),
+    "optional_scale": Case(
+        seeded(lambda: Trunk(Optional(), Optional())),
+        IMAGE,
+        ("stem.weight",),
+        HEAD,
+        blocks=("bodies.0.gamma_1", "bodies.0.gamma_2", "bodies.1.gamma_1", "bodies.1.gamma_2"),
     ),
     "convnext": Case(
         seeded(lambda: Trunk(ConvNext(), ConvNext())),
