@@ -195,6 +195,11 @@ def _recurrent(module: Any, old: Shapes, new: Shapes) -> None:
     module.flatten_parameters()
 
 
+def _multi_head(module: Any, old: Shapes, new: Shapes) -> None:
+    module.embed_dim = module.kdim = module.vdim = module.in_proj_weight.shape[1]
+    module.head_dim = module.embed_dim // module.num_heads
+
+
 def _prelu(module: Any, old: Shapes, new: Shapes) -> None:
     module.num_parameters = module.weight.shape[0]
 
@@ -208,5 +213,6 @@ _SYNCS: tuple[tuple[tuple[type, ...], Callable[[Any, Shapes, Shapes], None]], ..
     ((nn.GroupNorm,), _group_norm),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.RNNBase,), _recurrent),
+    ((nn.MultiheadAttention,), _multi_head),
     ((nn.PReLU,), _prelu),
 )

@@ -133,7 +133,7 @@ def _grouped(ctx: Context, call: Call, x: Tensor, weight: Tensor, groups: int) -
 
 def attention(ctx: Context, call: Call) -> None:
     """softmax(q kᵀ) v in one op; leading dims are batch and heads."""
-    q, k, v = call.args[:3]
+    q, k, v = call.args[0], *(_for_all_heads(ctx, call.args[0], t) for t in call.args[1:3])
     lead = "abcdefgh"[: q.dim() - 2]
     scores = contract(ctx, f"{lead}nd,{lead}md->{lead}nm", (q, k), None)
     weights = torch.empty(*q.shape[:-1], k.shape[-2])
@@ -152,6 +152,34 @@ def attention(ctx: Context, call: Call) -> None:
     ctx.cost(heads * tokens * v.shape[-1], [*axes, shared.get("e")])
 
 
+def _for_all_heads(ctx: Context, q: Tensor, shared: Tensor) -> Tensor:
+    """Keys or values as every head of the queries sees them: neighbouring heads may share one."""
+    dim = q.dim() - 3
+    if dim < 0 or shared.shape[dim] in (1, q.shape[dim]):
+        return shared
+    times = q.shape[dim] // shared.shape[dim]
+    layers = [
+        Layer(la.dim, la.ids.repeat_interleave(times) if la.dim == dim else la.ids) for la in ctx.labels(shared).layers
+    ]
+    wide = shared.new_empty(1).expand(*shared.shape[:dim], q.shape[dim], *shared.shape[dim + 1 :])
+    ctx.set(wide, Labels(tuple(layers), fixed=ctx.labels(shared).fixed))
+    return wide
+
+
+def deformable(ctx: Context, call: Call) -> None:
+    """A convolution that samples at computed places; in one group, as a plain one."""
+    x, weight, bias, out = call.arg("input"), call.arg("weight"), call.arg("bias"), call.outputs[0]
+    whole = call.arg("groups") == call.arg("offset_groups") == 1
+    for tensor, kept in ((x, 2), (weight, 2), (call.arg("offset"), 1), (call.arg("mask"), 1)):
+        for layer in ctx.labels(tensor).layers:
+            if layer.dim >= kept or not whole:
+                ctx.pin(layer.ids, "says where a deformable convolution samples, or is sampled in groups")
+    found = contract(ctx, "nc,oc->no", (x, weight), None) if whole else {}
+    _with_bias(ctx, found, bias)
+    ctx.give(call, [Layer(dim, found[letter]) for dim, letter in ((0, "n"), (1, "o")) if letter in found])
+    ctx.cost(macs_of(call.func, call.args, call.kwargs, out) or 0, [found.get(letter) for letter in "noc"])
+
+
 RULES: dict[str, Rule] = {
     "mm": _product("ik,kj->ij"),
     "bmm": _product("bik,bkj->bij"),
@@ -162,6 +190,7 @@ RULES: dict[str, Rule] = {
     "addmv": _product("ik,k->i", first=1),
     "baddbmm": _product("bik,bkj->bij", first=1),
     "linear": linear,
+    "deform_conv2d": deformable,
     **dict.fromkeys(("convolution", "_convolution", "mkldnn_convolution"), convolution),
     **dict.fromkeys(
         (

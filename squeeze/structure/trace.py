@@ -1,6 +1,6 @@
 """`trace`: what can be removed from a model."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -9,6 +9,7 @@ from squeeze.errors import TraceError
 from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple, edges
 from squeeze.structure.groups import Structure
+from squeeze.structure.known import Known
 from squeeze.structure.run import Record, run_on_labels
 from squeeze.structure.trial import Trial, stirred
 from squeeze.task import Inputs
@@ -31,7 +32,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
     Raises:
         TraceError: The model does not run on the inputs, or not twice in the same way.
     """
-    known = _Known()
+    known = Known()
     shaken = stirred(model)
     for _ in range(_ROUNDS):
         record = _run(model, example_inputs, known)
@@ -39,7 +40,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
         if known.reread(record, _stuck(record, coupling)):
             continue
         structure = _structure(record, coupling, model, known)
-        if not known.learn(Trial(shaken, example_inputs, structure), record, coupling):
+        if not known.learn(Trial(shaken, example_inputs, structure), record, coupling, structure):
             return structure
     raise TraceError(
         f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "
@@ -47,46 +48,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
     )
 
 
-@dataclass
-class _Known:
-    """What the rounds so far have taught.
-
-    Attributes:
-        readings: For ops that can be read in several ways, which one to take.
-        pins: Nodes that a trial showed to be fixed, why, and where.
-        refused: Names of blocks and branches that cannot go.
-        scaled: Nodes whose number is used as a number in the code.
-    """
-
-    readings: dict[int, int] = field(default_factory=dict)
-    pins: list[tuple[np.ndarray, str, str]] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)
-    scaled: list[np.ndarray] = field(default_factory=list)
-
-    def reread(self, record: Record, nodes: np.ndarray) -> bool:
-        """Take the next reading wherever one is left and these nodes are concerned."""
-        changed = False
-        for site in record.context.sites:
-            if self.readings.get(site.key, 0) + 1 < site.options and np.isin(site.ids, nodes).any():
-                self.readings[site.key] = self.readings.get(site.key, 0) + 1
-                changed = True
-        return changed
-
-    def learn(self, trial: Trial, record: Record, coupling: Coupling) -> bool:
-        """Take over what a trial found; False if it found nothing."""
-        failures = trial.failures()
-        for failure in failures:
-            if isinstance(failure.item, str):
-                self.refused.add(failure.item)
-                continue
-            nodes = _nodes(coupling, failure.item)
-            if not self.reread(record, nodes):
-                self.pins.append((nodes, failure.reason, failure.where))
-        self.scaled += [_nodes(coupling, number) for number in trial.scaled]
-        return bool(failures) or bool(trial.scaled)
-
-
-def _run(model: nn.Module, inputs: Inputs, known: _Known) -> Record:
+def _run(model: nn.Module, inputs: Inputs, known: Known) -> Record:
     """Run on labels; once more in training mode if eval mode leaves parameters unused (auxiliary heads)."""
     record = run_on_labels(model, inputs, known.readings)
     if {name for name, _ in model.named_parameters()} - record.used:
@@ -97,12 +59,11 @@ def _run(model: nn.Module, inputs: Inputs, known: _Known) -> Record:
         if other is not None:
             record.context.ledger.merge(other.context.ledger)
             record.used |= other.used
-    for nodes in known.scaled:
-        record.context.ledger.statistics.append((nodes, "its size is used as a number in the code"))
+    known.apply(record)
     return record
 
 
-def _structure(record: Record, coupling: Coupling, model: nn.Module, known: _Known) -> Structure:
+def _structure(record: Record, coupling: Coupling, model: nn.Module, known: Known) -> Structure:
     graph = Graph(record, model)
     structure = Structure(
         coupling.groups,
@@ -117,10 +78,6 @@ def _structure(record: Record, coupling: Coupling, model: nn.Module, known: _Kno
         blocks=tuple(b for b in structure.blocks if b.name not in known.refused),
         branches=tuple(b for b in structure.branches if b.name not in known.refused),
     )
-
-
-def _nodes(coupling: Coupling, group: int) -> np.ndarray:
-    return np.flatnonzero(np.isin(coupling.unit, coupling.members[group]))
 
 
 def _stuck(record: Record, coupling: Coupling) -> np.ndarray:

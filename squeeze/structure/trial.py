@@ -73,6 +73,8 @@ class Trial:
             bad = self._culprits(numbers, partial(self._cut, cut))
             if bad or self.scaled:
                 return bad
+        if bad := self._culprits(inexact, self._swap):
+            return bad
         bad = self._culprits([b.name for b in self.structure.blocks], self._drop_blocks)
         by_concat: dict[str, list[str]] = {}
         for branch in self.structure.branches:
@@ -141,6 +143,21 @@ class Trial:
             return ""
         return problem
 
+    def _swap(self, numbers: Sequence[int]) -> str:
+        """Where a mask is not a removal: no weight may notice that units change places."""
+        tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        fresh: dict[str, Tensor] = {}
+        for number in numbers:
+            for axis in self.structure.groups[number].axes:
+                tensor = fresh.get(axis.tensor, tensors[axis.tensor])
+                order = torch.as_tensor(turned(axis.units), device=tensor.device)
+                fresh[axis.tensor] = tensor.detach().index_select(axis.dim, order)
+        twin = sharing(self.model)
+        for name, tensor in fresh.items():
+            replace_tensor(twin, tensors[name], _as(tensors[name], tensor))
+        same = agree(self.dense, self._run(twin), self.tolerance)
+        return "" if same else "its channels are not alike: another order of them is another function"
+
     def _only_scaled(self, number: int, choice: Choice) -> bool:
         """Attention by hand divides by √d, a size that labels cannot see: the only difference is that factor."""
         group, gone = self.structure.groups[number], choice.units[number]
@@ -174,16 +191,15 @@ class Trial:
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
             return f"{type(error).__name__}: {first_line(error)} @ {line_of(error)}"
-        if [t.shape for t in found] != [t.shape for t in self.dense]:
+        reference = masked(self.model, self.structure, choice)
+        expected = self.dense if reference is None else self._run(reference)
+        if [t.shape for t in found] != [t.shape for t in expected]:  # a detector's may follow from its numbers
             return "the output changes its shape"
         if self.trained is not None:
             in_training = self._run_training(smaller)
             if in_training is None or [t.shape for t in in_training] != [t.shape for t in self.trained]:
                 return "the model does not train"
-        reference = masked(self.model, self.structure, choice)
-        if reference is None or agree(self._run(reference), found, self.tolerance):
-            return ""
-        return _MOVED
+        return "" if reference is None or agree(expected, found, self.tolerance) else _MOVED
 
     def _conditioning(self) -> float:
         """What outputs may differ by: rounding, enlarged as this model enlarges it, and no more."""
@@ -238,9 +254,21 @@ def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module 
     return reference
 
 
+def turned(units: np.ndarray) -> np.ndarray:
+    """An order of indices in which every unit stands where the one before it stood."""
+    order = np.arange(len(units))
+    inside = np.flatnonzero(units >= 0)
+    places = inside[np.argsort(units[inside], kind="stable")].reshape(units.max() + 1, -1)
+    order[places] = np.roll(places, -1, axis=0)
+    return order
+
+
 def _twin(tensor: Tensor) -> Tensor:
-    copy = tensor.detach().clone()
-    return nn.Parameter(copy, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+    return _as(tensor, tensor.detach().clone())
+
+
+def _as(like: Tensor, tensor: Tensor) -> Tensor:
+    return nn.Parameter(tensor, requires_grad=like.requires_grad) if isinstance(like, nn.Parameter) else tensor
 
 
 def stirred(model: nn.Module) -> nn.Module:
@@ -266,6 +294,8 @@ def _shaken(tensor: Tensor) -> Tensor:
 def agree(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:
     """``max|expected − found| ≤ tolerance · max|expected|``, output by output; NaN agrees with NaN."""
     for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return False
         if not a.is_floating_point():
             continue
         scale = float(torch.nan_to_num(a, 0, 0, 0).abs().max()) if a.numel() else 0.0

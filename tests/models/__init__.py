@@ -4,9 +4,10 @@ from tests.models.calling import CALLING
 from tests.models.case import Case as Case
 from tests.models.convolutions import CONVOLUTIONS
 from tests.models.gates import GATES
+from tests.models.graphs import GRAPHS
 from tests.models.movement import MOVEMENT
 from tests.models.residual import RESIDUAL
 from tests.models.sequences import SEQUENCES
 from tests.models.weights import WEIGHTS
 
-HARD: dict[str, Case] = {**CONVOLUTIONS, **MOVEMENT, **GATES, **WEIGHTS, **SEQUENCES, **CALLING, **RESIDUAL}
+HARD: dict[str, Case] = {**CONVOLUTIONS, **MOVEMENT, **GATES, **WEIGHTS, **SEQUENCES, **CALLING, **RESIDUAL, **GRAPHS}

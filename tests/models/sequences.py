@@ -80,6 +80,26 @@ class Attention(nn.Module):
         return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
 
 
+class Derived(nn.Module):
+    """Attention whose head is as wide as the embedding says, in two blocks on one trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 12)
+        self.qkv = nn.ModuleList(nn.Linear(12, 36) for _ in range(2))
+        self.out = nn.ModuleList(nn.Linear(12, 12) for _ in range(2))
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        for qkv, out in zip(self.qkv, self.out, strict=True):
+            b, n, c = x.shape
+            q, k, v = qkv(x).reshape(b, n, 3, 3, c // 3).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+            x = x + out(y.transpose(1, 2).reshape(b, n, c))
+        return self.head(x.mean(1))
+
+
 class MultiHead(nn.Module):
     """nn.MultiheadAttention, then a feed-forward net."""
 
@@ -164,7 +184,19 @@ SEQUENCES: dict[str, Case] = {
     "attention_width": attention("heads", "sdpa", exact=False),
     "attention_width_matmul": attention("heads", "matmul", exact=False),
     "attention_width_einsum": attention("heads", "einsum"),
-    "multi_head": Case(seeded(MultiHead), noise(2, 7, 5), ("fc1.weight",), ("head.weight",), exact=False),
+    "attention_derived_width": Case(
+        seeded(Derived),
+        noise(2, 7, 5),
+        ("fc.weight", "qkv.0.weight", "qkv.1.weight", "out.0.weight", "out.1.weight"),
+        ("head.weight",),
+    ),
+    "multi_head": Case(
+        seeded(MultiHead),
+        noise(2, 7, 5),
+        ("fc.weight", "attention.in_proj_weight", "attention.out_proj.weight", "fc1.weight"),
+        ("head.weight",),
+        exact=False,
+    ),
     "encoder": Case(
         seeded(Encoder),
         noise(2, 7, 5),

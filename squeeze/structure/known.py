@@ -1,0 +1,141 @@
+"""What the rounds of a trace have taught: readings, pins, and groups that only shrink together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from squeeze.structure.couple import Coupling
+from squeeze.structure.groups import Axis, Group, Structure
+from squeeze.structure.run import Record
+from squeeze.structure.trial import Trial
+
+Place = tuple[str, int]
+"""A dimension of a tensor."""
+
+
+Pinned = tuple[np.ndarray, str, str]
+"""Nodes that stay, why, and the line that is the cause."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Failed:
+    """A group that could not be cut alone, its nodes, and its pin unless it could be read in another way."""
+
+    group: Group
+    nodes: np.ndarray
+    pin: Pinned | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Join:
+    """Two dimensions whose indices go together, and what was known before they did."""
+
+    outer: Place
+    inner: Place
+    pins: list[Pinned]
+    readings: dict[int, int]
+
+
+@dataclass
+class Known:
+    """What the rounds so far have taught.
+
+    Attributes:
+        readings: For ops that can be read in several ways, which one to take.
+        pins: Nodes that a trial showed to be fixed, why, and where.
+        refused: Names of blocks and branches that cannot go.
+        scaled: Nodes whose number is used as a number in the code.
+        joins: Dimensions of equal size whose indices go together, because the code computes one size from the other.
+    """
+
+    readings: dict[int, int] = field(default_factory=dict)
+    pins: list[Pinned] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    scaled: list[np.ndarray] = field(default_factory=list)
+    joins: list[_Join] = field(default_factory=list)
+    _failed: list[_Failed] = field(default_factory=list)
+    _tried: set[tuple[Place, Place]] = field(default_factory=set)
+
+    def apply(self, record: Record) -> None:
+        """Write what the run itself cannot see into its ledger."""
+        ledger = record.context.ledger
+        ledger.statistics += [(nodes, "its size is used as a number in the code") for nodes in self.scaled]
+        ledger.ties += [(_span(record, join.outer), _span(record, join.inner)) for join in self.joins]
+
+    def reread(self, record: Record, nodes: np.ndarray) -> bool:
+        """Take the next reading wherever one is left and these nodes are concerned."""
+        changed = False
+        for site in record.context.sites:
+            if self.readings.get(site.key, 0) + 1 < site.options and np.isin(site.ids, nodes).any():
+                self.readings[site.key] = self.readings.get(site.key, 0) + 1
+                changed = True
+        return changed
+
+    def learn(self, trial: Trial, record: Record, coupling: Coupling, structure: Structure) -> bool:
+        """Take over what a trial found; False if it found nothing."""
+        failures = trial.failures()
+        for failure in failures:
+            if isinstance(failure.item, str):
+                self.refused.add(failure.item)
+                continue
+            nodes = _nodes(coupling, failure.item)
+            if self._part(record, nodes):
+                continue
+            pin = None if self.reread(record, nodes) else (nodes, failure.reason, failure.where)
+            self.pins += [pin] if pin else []
+            self._failed.append(_Failed(structure.groups[failure.item], nodes, pin))
+        self._join(record)
+        self.scaled += [_nodes(coupling, number) for number in trial.scaled]
+        return bool(failures) or bool(trial.scaled)
+
+    def _part(self, record: Record, nodes: np.ndarray) -> bool:
+        """Give up the joins that these nodes are part of; False if there are none."""
+        touched = [join for join in self.joins if np.isin(_span(record, join.outer), nodes).any()]
+        for join in reversed(touched):
+            self.joins.remove(join)
+            self.pins += join.pins
+            self.readings.update(join.readings)
+        return bool(touched)
+
+    def _join(self, record: Record) -> None:
+        """Try what failed alone in company: what a layer reads with what it sends, if another layer reads as much."""
+        for outer in self._failed:
+            for inner in self._failed if outer.pin is not None else ():
+                for places in _equal(outer.group, inner.group) if outer is not inner else ():
+                    if places not in self._tried:
+                        self._tried.add(places)
+                        self.joins.append(_Join(*places, *self._forgotten(record, outer, inner)))
+                        break
+
+    def _forgotten(self, record: Record, *failed: _Failed) -> tuple[list[Pinned], dict[int, int]]:
+        """Take back pins and readings; returns what they were."""
+        pins = [pin for pin in self.pins if any(pin is one.pin for one in failed)]
+        self.pins = [pin for pin in self.pins if not any(pin is one.pin for one in failed)]
+        sites = [site.key for site in record.context.sites if any(np.isin(site.ids, one.nodes).any() for one in failed)]
+        readings = {key: self.readings.get(key, 0) for key in sites}
+        self.readings.update(dict.fromkeys(sites, 0))
+        return pins, readings
+
+
+def _equal(outer: Group, inner: Group) -> Iterator[tuple[Place, Place]]:
+    """Dimensions that a layer between two groups reads, and that a reader of the inner one reads, of one size."""
+    sent = {axis.tensor for axis in inner.axes if not axis.reads}
+    for given in outer.axes:
+        if given.reads and given.tensor in sent and _whole(given):
+            for read in inner.axes:
+                if read.reads and _whole(read) and len(read.units) == len(given.units):
+                    yield (given.tensor, given.dim), (read.tensor, read.dim)
+
+
+def _whole(axis: Axis) -> bool:
+    return bool((axis.units >= 0).all())
+
+
+def _span(record: Record, place: Place) -> np.ndarray:
+    first, size = record.nodes.spans[place]
+    return np.arange(first, first + size)
+
+
+def _nodes(coupling: Coupling, group: int) -> np.ndarray:
+    return np.flatnonzero(np.isin(coupling.unit, coupling.members[group]))
