@@ -42,7 +42,7 @@ def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
         if old and old != _shapes(module):
             try:
                 _sync(module, old, _shapes(module))
-            except (StopIteration, AttributeError) as error:
+            except (StopIteration, AttributeError, TypeError) as error:
                 raise PlanError(
                     f"rewrite: {type(module).__name__} must keep its weight, got a plan that takes it away; "
                     "use the plan's own architecture."

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from squeeze.edits import rewrite
 from squeeze.errors import PlanError
-from squeeze.nn import Removed
+from squeeze.nn import Absent, Removed
 from squeeze.plan import Drop, Edit, Slice
 
 Cuts = dict[str, dict[int, list[int]]]
@@ -30,6 +30,15 @@ def test_drop_replaces_modules_and_parameters() -> None:
     assert isinstance(small.body, Removed) and small.state_dict() == {}
     assert torch.equal(small(x), x)
     assert not torch.equal(dense(x), x)
+
+
+def test_a_dropped_parameter_is_absent_and_not_none() -> None:
+    """Code may ask whether there is one, and do something else if there never was; copies know it, too."""
+    small = rewrite(Residual(), [Drop("body", ("body",), ("gamma",), (0,))])
+    again = rewrite(small, [])
+    assert isinstance(small.gamma, Absent) and isinstance(again.gamma, Absent)
+    with pytest.raises(PlanError):
+        rewrite(nn.Sequential(nn.LayerNorm(4)), [Drop("norm", (), ("0.weight",)), Slice("0.bias", 0, 4, ((0, 2),))])
 
 
 def test_drop_says_how_many_values_a_module_returned() -> None:
