@@ -259,7 +259,10 @@ def restore(found: Artifact, build: Callable[[], nn.Module]) -> nn.Module:
         ) from error
     _require_fit(found, model)
     _match_types(model, found.weights)
-    model.load_state_dict(dict(found.weights))
+    try:
+        model.load_state_dict(dict(found.weights))
+    except RuntimeError as error:  # of shapes and types that fit, a module of ours refuses what it cannot read
+        raise ArtifactError(f"{found.path}: {quoted(str(error).splitlines()[-1].strip(), 400)}") from error
     return model.eval()
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from squeeze.contractions import macs_of, may_hide_macs
+from squeeze.nn import CountsMacs
 from squeeze.task import tensors_of
 
 
@@ -51,6 +52,7 @@ class ModuleCounter(TorchDispatchMode):
     Attributes:
         macs: By dotted module name; "" is the model itself.
         outputs: Shape of the first tensor that each called module returned last.
+        paper: By name of the module, for modules that count as their method's paper does: see `squeeze.nn.CountsMacs`.
         unknown: Operators that may multiply and accumulate but cannot be counted.
         memory: The peak over all results.
     """
@@ -58,6 +60,7 @@ class ModuleCounter(TorchDispatchMode):
     def __init__(self, memory: PeakMemory) -> None:
         super().__init__()
         self.macs: Counter[str] = Counter()
+        self.paper: Counter[str] = Counter()
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.unknown: set[str] = set()
         self.memory = memory
@@ -106,5 +109,7 @@ class ModuleCounter(TorchDispatchMode):
             tensors = tensors_of(out)
             if tensors:
                 self.outputs[name] = tuple(tensors[0].shape)
+            if tensors and isinstance(module, CountsMacs):
+                self.paper[name] += module.macs(tensors[0].shape).paper
 
         return leave

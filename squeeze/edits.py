@@ -10,9 +10,9 @@ from torch.nn.modules import batchnorm, conv, instancenorm
 from torch.nn.utils import parametrize
 
 from squeeze.copying import copied, replace_tensor
-from squeeze.errors import PlanError, quoted
-from squeeze.nn import Absent, Removed
-from squeeze.plan import Drop, Edit, Slice
+from squeeze.errors import InputError, PlanError, quoted
+from squeeze.nn import Absent, ClusteredConv2d, Removed
+from squeeze.plan import Cluster, Drop, Edit, Slice
 
 Shapes = dict[str, torch.Size]
 
@@ -35,19 +35,27 @@ def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     for edit in edits:
         if isinstance(edit, Drop):
             _drop(model, edit)
+        elif isinstance(edit, Cluster):
+            _cluster(model, edit, before)
         else:
             _slice(model, edit)
     for module in model.modules():
-        old = before.get(module, {})
-        if old and old != _shapes(module):
-            try:
-                _sync(module, old, _shapes(module))
-            except (StopIteration, AttributeError, TypeError) as error:
-                raise PlanError(
-                    f"rewrite: {type(module).__name__} must keep its weight, got a plan that takes it away; "
-                    "use the plan's own architecture."
-                ) from error
+        _bring_up_to_date(module, before)
     return model
+
+
+def _bring_up_to_date(module: nn.Module, before: dict[nn.Module, Shapes]) -> None:
+    """Make the attributes agree with the tensors, if these are no longer what they were before."""
+    old, new = before.get(module, {}), _shapes(module)
+    if old and old != new:
+        try:
+            _sync(module, old, new)
+        except (StopIteration, AttributeError, TypeError) as error:
+            raise PlanError(
+                f"rewrite: {type(module).__name__} must keep its weight, got a plan that takes it away; "
+                "use the plan's own architecture."
+            ) from error
+        before[module] = new
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -101,6 +109,32 @@ def _is_gone(model: nn.Module, name: str) -> bool:
         if isinstance(model, Removed):
             return True
     return False
+
+
+def _cluster(model: nn.Module, edit: Cluster, before: dict[nn.Module, Shapes]) -> None:
+    owner, leaf = _owner(model, edit.module)
+    conv = owner._modules.get(leaf)
+    where = f"rewrite: {quoted(edit.module, 80)}"
+    if not isinstance(conv, nn.Conv2d) or not isinstance(conv.weight, nn.Parameter):
+        got = "nothing" if conv is None else type(conv).__name__
+        raise PlanError(
+            f"{where} must be a convolution with a weight, got {got}; use the architecture the plan was made for."
+        )
+    _bring_up_to_date(conv, before)
+    if edit.size != conv.out_channels // conv.groups:
+        raise PlanError(
+            f"{where} must have {edit.size} kernels for each input channel, got "
+            f"{conv.out_channels // conv.groups}; use the architecture the plan was made for."
+        )
+    try:
+        clustered = ClusteredConv2d(conv, edit.counts)
+    except InputError as error:
+        raise PlanError(f"{where}: {error}") from error
+    clustered.train(conv.training)
+    for module in model.modules():
+        for name, child in module._modules.items():
+            if child is conv:
+                module._modules[name] = clustered
 
 
 def _slice(model: nn.Module, edit: Slice) -> None:

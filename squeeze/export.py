@@ -19,9 +19,10 @@ from torch.utils import _pytree as pytree
 
 from squeeze.attention import plain_attention
 from squeeze.blame import first_line
-from squeeze.copying import eval_copy
+from squeeze.copying import copied, eval_copy
 from squeeze.errors import ExportError
 from squeeze.files import write_atomic
+from squeeze.nn import in_onnx_form
 from squeeze.onnx_graph import Positional, save_onnx, to_onnx
 from squeeze.onnx_session import feed, open_session
 from squeeze.parity import batch_of, check_parity, is_batched, with_batch
@@ -62,7 +63,7 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path | str, *, o
     """
     path = Path(path)
     twin, inputs = _prepared(model, example_inputs)
-    bound = Positional(twin, inputs).eval()
+    bound = Positional(in_onnx_form(copied(twin)), inputs).eval()
     named = (
         dict(inspect.signature(twin.forward).bind(*inputs).arguments) if isinstance(inputs, tuple | list) else inputs
     )

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from squeeze.task import Inputs, call, tensors_of
 
 _ROUNDS = 10
 _NO_LIMIT = 2**62
+_NARROW = (onnx_ir.DataType.UINT8, onnx_ir.DataType.INT16)
 _MAY_BE_IDLE = ("Pad", "Reshape", "Expand")
 
 
@@ -78,7 +80,7 @@ def to_onnx(
         opset_version=opset,
         verbose=False,
         external_data=False,
-        optimize=True,
+        optimize=False,  # below, with a say in what is folded
     )
     model: onnx_ir.Model = translated.model  # type: ignore[union-attr]
     before = -1
@@ -92,7 +94,22 @@ def to_onnx(
     ClearMetadataAndDocStringPass()(model)
     for value in list(model.graph.initializers.values()):
         value.name = str(value.name).removeprefix("model.")
+    _shorten(model.graph)
     return model
+
+
+def _shorten(graph: onnx_ir.Graph) -> None:
+    """Of what is computed in between, names tell nothing and types can be inferred: with many nodes they add up."""
+    taken = {value.name for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    short = (name for number in count() if (name := f"v{number}") not in taken)
+    for value in graph.initializers.values():
+        value.metadata_props.clear()
+        value.type, value.shape = None, None
+    for node in graph:
+        node.name = None
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.name, value.type, value.shape = next(short), None, None
 
 
 def _remove_idle(graph: onnx_ir.Graph) -> None:
@@ -115,7 +132,12 @@ def _is_idle(kind: str, source: onnx_ir.Value, how: onnx_ir.Value, result: onnx_
 
 
 def _must_fold(node: onnx_ir.Node) -> bool | None:
-    """Whether a node of constants is computed now; None leaves it to the optimizer, which keeps constant fillings."""
+    """Whether a node of constants is computed now; None leaves it to the optimizer, which keeps constant fillings.
+
+    What is stored in small whole numbers is small on purpose: ONNX Runtime widens it when it loads the file.
+    """
+    if node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype in _NARROW:
+        return False
     return True if node.op_type == "ConstantOfShape" else None
 
 

@@ -68,7 +68,23 @@ class Drop:
     parts: tuple[int, ...] = ()
 
 
-Edit = Slice | Drop
+@dataclass(frozen=True)
+class Cluster:
+    """Let the kernels that read each input channel of a convolution be few.
+
+    Attributes:
+        module: Dotted name of the convolution.
+        size: How many kernels read each input channel.
+        counts: For each input channel how many are left: 0 drops it, `size` keeps it dense.
+    """
+
+    kind: ClassVar[str] = "cluster"
+    module: str
+    size: int
+    counts: tuple[int, ...]
+
+
+Edit = Slice | Drop | Cluster
 
 
 @dataclass(frozen=True)
@@ -160,8 +176,15 @@ def _edit(data: Any) -> Edit:
             tuple(_text(name, "parameters") for name in _sequence(data.get("parameters", []), "parameters")),
             tuple(_count(count, "parts", _MOST_PARTS) for count in _sequence(data.get("parts", []), "parts")),
         )
+    if kind == "cluster":
+        size = _count(data.get("size"), "size")
+        counts = tuple(_count(count, "counts") for count in _sequence(data.get("counts"), "counts"))
+        if max(counts, default=0) > size:
+            raise PlanError(f"plan: counts must be at most {size}, got {max(counts)}; the plan was altered.")
+        return Cluster(_text(data.get("module"), "module"), size, counts)
     raise PlanError(
-        f"plan: an edit's kind must be 'slice' or 'drop', got {_quoted(kind)}; update squeeze, or check the file."
+        f"plan: an edit's kind must be 'slice', 'drop' or 'cluster', got {_quoted(kind)}; update squeeze, or check the "
+        "file."
     )
 
 

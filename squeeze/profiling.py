@@ -25,6 +25,7 @@ class LayerProfile:
         name: Dotted name; "" is the model itself.
         kind: The class of the module.
         macs: Multiply-accumulates of all of its calls in one forward pass.
+        paper_macs: As the method's paper counts them, where that differs (clustered kernels); else the same.
         params: Numbers in its parameters; a shared parameter counts where it is first met.
         bytes: Of its parameters and buffers.
         output: Shape of the first tensor it returned last; None if it returned none or was never called.
@@ -35,6 +36,7 @@ class LayerProfile:
     name: str
     kind: str
     macs: int
+    paper_macs: int
     params: int
     bytes: int
     output: tuple[int, ...] | None
@@ -48,6 +50,7 @@ class Profile:
     Attributes:
         layers: Every module that owns parameters or buffers or multiplied and accumulated, in the model's order.
         macs: Multiply-accumulates of one forward pass, as executed.
+        paper_macs: The same by the accounting of the methods' papers.
         params: Numbers in all parameters.
         bytes: Of all parameters and buffers.
         activation_bytes: The peak: the most bytes of inputs, intermediate results and outputs alive at one time.
@@ -60,6 +63,7 @@ class Profile:
 
     layers: tuple[LayerProfile, ...]
     macs: int
+    paper_macs: int
     params: int
     bytes: int
     activation_bytes: int
@@ -76,6 +80,8 @@ class Profile:
         """The figures for people."""
         caption = f"{CONVENTION}. Inputs: {', '.join(map(str, self.inputs)) or 'no tensor'}. "
         caption += f"Peak activation memory: {self.activation_bytes / 2**20:,.2f} MiB."
+        if self.paper_macs != self.macs:
+            caption += f" By the accounting of the paper: {self.paper_macs:,} MACs."
         if self.unknown:
             caption += f" NOT counted: {', '.join(self.unknown)}."
         if self.thop_note:
@@ -115,14 +121,18 @@ def profile(model: nn.Module, example_inputs: Inputs) -> Profile:
             check_inputs(twin, inputs)
         sizes, kinds = _sizes(twin), {name: type(module).__name__ for name, module in twin.named_modules()}
         thop_macs, by_thop, thop_note = _ask_thop(twin, inputs)
+    paper = {name: counter.paper.get(name, counter.macs[name]) for name in kinds}
     layers = [
-        LayerProfile(name, kind, counter.macs[name], *sizes[name], counter.outputs.get(name), by_thop.get(name))
+        LayerProfile(
+            name, kind, counter.macs[name], paper[name], *sizes[name], counter.outputs.get(name), by_thop.get(name)
+        )
         for name, kind in kinds.items()
         if counter.macs[name] or any(sizes[name])
     ]
     return Profile(
         layers=tuple(layers),
         macs=sum(counter.macs.values()),
+        paper_macs=sum(paper.values()),
         params=sum(params for params, _ in sizes.values()),
         bytes=sum(size for _, size in sizes.values()),
         activation_bytes=counter.memory.peak,

@@ -69,7 +69,11 @@ def check_pass(chosen: Pass) -> None:
     _require(Plan.from_json(plan.to_json()).edits == first.edits, "returns edits that JSON can hold")
     if not first.edits:
         warnings.warn(f"{chosen.name}: removed nothing, so little was checked.", NoEffectWarning, stacklevel=2)
-    _check_small(chosen, rewrite(first.model, first.edits), task, images)
+    small = rewrite(first.model, first.edits)
+    if first.tensors:
+        missing = small.load_state_dict(dict(first.tensors), strict=False)
+        _require(not missing.unexpected_keys, "returns tensors that its edits make room for")
+    _check_small(chosen, small, task, images)
 
 
 def _searched(chosen: Pass, model: nn.Module, task: DataTask) -> Found:

@@ -232,21 +232,17 @@ class Structure:
         A pattern names a parameter, a module or everything below a module.
         """
         patterns = tuple(patterns)
-
-        def matches(tensor: str) -> bool:
-            parts = tensor.split(".")
-            prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
-            return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in patterns)
-
         groups, pins = [], list(self.pinned)
         for group in self.groups:
-            hit = [axis for axis in group.axes if matches(axis.tensor)]
+            hit = [axis for axis in group.axes if matches(axis.tensor, patterns)]
             if not hit:
                 groups.append(group)
             pins += [Pin(a.tensor, a.dim, int((a.units >= 0).sum()), "ignored by name") for a in hit]
-        blocks = tuple(b for b in self.blocks if not any(matches(n) for n in self.owned(b)))
+        blocks = tuple(b for b in self.blocks if not any(matches(n, patterns) for n in self.owned(b)))
         branches = tuple(
-            b for b in self.branches if not any(matches(n) for n in (*self.owned(b), *(a.tensor for a in b.reads)))
+            b
+            for b in self.branches
+            if not any(matches(n, patterns) for n in (*self.owned(b), *(a.tensor for a in b.reads)))
         )
         return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, pinned=tuple(pins))
 
@@ -265,3 +261,10 @@ class Structure:
             inside = axis.units >= 0
             keep[inside] &= ~gone[axis.units[inside]]
         return kept
+
+
+def matches(tensor: str, patterns: Iterable[str]) -> bool:
+    """A pattern names the tensor, or a module that it is in (``head``, ``layer1.*``, ``*.fc``)."""
+    parts = tensor.split(".")
+    prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in patterns)
