@@ -293,8 +293,8 @@ def _require_distinct(kernels: Tensor, clusters: Sequence[int]) -> None:
     for channel, (count, distinct) in enumerate(zip(clusters, distinct_kernels(kernels).tolist(), strict=True)):
         if distinct < count < kernels.shape[1]:
             raise InputError(
-                f"ClusteredConv2d: clusters of input channel {channel} must be at most its {distinct} distinct kernels, "
-                f"got {count}; ask for fewer, or for all."
+                f"ClusteredConv2d: clusters of input channel {channel} must be at most its {distinct} distinct "
+                f"kernels, got {count}; ask for fewer, or for all."
             )
 
 
