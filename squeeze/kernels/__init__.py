@@ -1,11 +1,12 @@
 """Native code behind `squeeze.nn`. There is none yet: everything takes the exact portable path."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
 
-class ClusteredOperands(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ClusteredOperands:
     """A convolution whose kernels are clustered, as `squeeze.nn.ClusteredConv2d` holds it.
 
     Attributes:
@@ -25,9 +26,9 @@ class ClusteredOperands(NamedTuple):
     reads: Tensor | None
     clusters: tuple[int, ...]
     bias: Tensor | None
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
 def clustered_conv2d(x: Tensor, operands: ClusteredOperands) -> Tensor | None:

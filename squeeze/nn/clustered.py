@@ -36,7 +36,7 @@ class ClusteredConv2d(nn.Module):
         InputError: The convolution cannot be clustered, or the counts do not fit it.
     """
 
-    bias: nn.Parameter | None
+    bias: Tensor | None
     codes: Tensor
     counts: Tensor
     index: Tensor
@@ -110,7 +110,7 @@ class ClusteredConv2d(nn.Module):
         weight = expanded(self.centroids, self.index, self._spare)
         return functional.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
-    def operands(self, padding: tuple[int, int]) -> ClusteredOperands:
+    def operands(self, padding: tuple[int, ...]) -> ClusteredOperands:
         """What a native kernel takes."""
         return ClusteredOperands(
             self.centroids,
@@ -168,7 +168,7 @@ class ClusteredConv2d(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, *args: Any, **kwargs: Any
     ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
         index = unpack(self.codes, self.counts, self.size)
         if problem := fault(self.codes, index, self.counts):
             args[-1].append(

@@ -38,7 +38,9 @@ class HasOnnxForm(Protocol):
 
 def in_onnx_form(model: nn.Module) -> nn.Module:
     """The model, in which modules that have another form for ONNX are replaced by it; changes the model."""
-    forms = {module: module.onnx_form() for module in model.modules() if isinstance(module, HasOnnxForm)}
+    forms: dict[nn.Module | None, nn.Module] = {
+        module: module.onnx_form() for module in model.modules() if isinstance(module, HasOnnxForm)
+    }
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if child in forms:
