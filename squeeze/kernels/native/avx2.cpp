@@ -1,0 +1,13 @@
+// The computation for processors with AVX2 and FMA. Compiled with -mavx2 -mfma; empty without.
+#include "clustered.h"
+#if defined(__AVX2__) && defined(__FMA__)
+#define LANES 8
+#define REGISTERS 16
+#include "tile.h"
+const squeeze::Code* squeeze::avx2() {
+    static const Code code{"avx2", LANES, 24 * 1024, run};
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &code : nullptr;
+}
+#else
+const squeeze::Code* squeeze::avx2() { return nullptr; }
+#endif

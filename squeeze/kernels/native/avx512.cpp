@@ -1,0 +1,13 @@
+// The computation for processors with AVX-512. Compiled with -mavx512f -mfma; empty without.
+#include "clustered.h"
+#ifdef __AVX512F__
+#define LANES 16
+#define REGISTERS 32
+#include "tile.h"
+const squeeze::Code* squeeze::avx512() {
+    static const Code code{"avx512", LANES, 32 * 1024, run};
+    return __builtin_cpu_supports("avx512f") ? &code : nullptr;
+}
+#else
+const squeeze::Code* squeeze::avx512() { return nullptr; }
+#endif

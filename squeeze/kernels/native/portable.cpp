@@ -1,0 +1,17 @@
+// The computation for whatever the compiler targets without further flags: NEON on 64-bit ARM, SSE2 on x86-64.
+#include "clustered.h"
+#define LANES 4
+#ifdef __aarch64__
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+#include "tile.h"
+const squeeze::Code* squeeze::portable() {
+#ifdef __aarch64__
+    static const Code code{"neon", LANES, 24 * 1024, run};
+#else
+    static const Code code{"portable", LANES, 24 * 1024, run};
+#endif
+    return &code;
+}
