@@ -1,41 +1,18 @@
-"""Native code behind `squeeze.nn`. There is none yet: everything takes the exact portable path."""
+"""Native code behind `squeeze.nn`, and the exact portable path that is taken without it."""
 
-from dataclasses import dataclass
-
+import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class ClusteredOperands:
-    """A convolution whose kernels are clustered, as `squeeze.nn.ClusteredConv2d` holds it.
-
-    Attributes:
-        centroids: (Q, K, K) all kernels that are left, those of the first input channel first.
-        index: (groups, W, M) int32, which row of `centroids` is the kernel from the w-th channel that its group reads
-            to the m-th output of the group; Q itself stands for a kernel of zeros.
-        reads: (groups · W,) int32 which input channels are read, or None for all of them in order.
-        clusters: How many kernels each input channel keeps; M where it is dense.
-        bias: (N,) or None.
-        stride: Two numbers, as are the next two.
-        padding: Zeros on either side; other paddings are carried out before.
-        dilation: Distance between taps.
-    """
-
-    centroids: Tensor
-    index: Tensor
-    reads: Tensor | None
-    clusters: tuple[int, ...]
-    bias: Tensor | None
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+from squeeze.kernels.native import code
+from squeeze.kernels.operands import ClusteredOperands as ClusteredOperands
+from squeeze.kernels.packing import fits
 
 
 def clustered_conv2d(x: Tensor, operands: ClusteredOperands) -> Tensor | None:
     """Y_n = Σ_c Z_{I(n,c), c}, with Z_{k,c} = X_c * B_{k,c} computed once a centroid.
 
     Called in eval mode without gradients, for each forward pass. Whether a native kernel runs is decided here: by the
-    processor, by type, device and shape, and by what was measured to be faster.
+    processor, by type, device and shape, and by what was measured to be faster in the first call of a shape.
 
     Args:
         x: (batch, C, H, W).
@@ -44,4 +21,15 @@ def clustered_conv2d(x: Tensor, operands: ClusteredOperands) -> Tensor | None:
     Returns:
         (batch, N, H', W'), or None where no native kernel applies; then the caller convolves with expanded kernels.
     """
-    return None
+    if why_not(operands) or x.dtype is not torch.float32 or x.device.type != "cpu" or torch.compiler.is_exporting():
+        return None
+    from squeeze.kernels import operator
+
+    return operator.call(x, operands)
+
+
+def why_not(operands: ClusteredOperands) -> str:
+    """Why no native kernel computes this convolution; "" if one can."""
+    if code() is None:
+        return "squeeze was installed without a C++ compiler, so there is no native kernel"
+    return fits(operands)

@@ -27,9 +27,11 @@ int64_t rows_of_a_band(const squeeze::Layer& layer, const squeeze::Call& call, i
 
 }  // namespace
 
+#define EXPORTED __attribute__((visibility("default")))
+
 extern "C" {
 
-const char* squeeze_clustered_code(const char* name, int64_t* lanes, int64_t* z_bytes) {
+EXPORTED const char* squeeze_clustered_code(const char* name, int64_t* lanes, int64_t* z_bytes) {
     const squeeze::Code* code = code_named(name);
     if (!code) return nullptr;
     *lanes = code->lanes;
@@ -37,7 +39,7 @@ const char* squeeze_clustered_code(const char* name, int64_t* lanes, int64_t* z_
     return code->name;
 }
 
-int squeeze_clustered_conv2d(const char* name, const squeeze::Layer* layer, const squeeze::Call* call,
+EXPORTED int squeeze_clustered_conv2d(const char* name, const squeeze::Layer* layer, const squeeze::Call* call,
                              int64_t threads) {
     const squeeze::Code* code = code_named(name);
     if (!code) return 1;

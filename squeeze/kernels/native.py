@@ -1,0 +1,97 @@
+"""The compiled kernel, if the package was built with one: found, described and called through ctypes."""
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class Layer(ctypes.Structure):
+    """`squeeze::Layer` of native/clustered.h."""
+
+    _fields_ = [
+        ("outputs", _INT),
+        ("kernel", _INT),
+        ("stride", _INT),
+        ("padding", _INT),
+        ("clustered", _INT),
+        ("channel", _POINTER),
+        ("count", _POINTER),
+        ("start", _POINTER),
+        ("centroids", _POINTER),
+        ("offsets", _POINTER),
+        ("chunks", _INT),
+        ("chunk", _POINTER),
+        ("dense", _INT),
+        ("dense_channel", _POINTER),
+        ("dense_weight", _POINTER),
+        ("bias", _POINTER),
+    ]
+
+
+class Call(ctypes.Structure):
+    """`squeeze::Call` of native/clustered.h."""
+
+    _fields_ = [
+        ("input", _POINTER),
+        ("output", _POINTER),
+        ("images", _INT),
+        ("height", _INT),
+        ("width", _INT),
+        ("out_height", _INT),
+        ("out_width", _INT),
+        ("input_image", _INT),
+        ("output_image", _INT),
+    ]
+
+
+@dataclass(frozen=True)
+class Code:
+    """The kernel for one instruction set.
+
+    Attributes:
+        name: "avx512", "avx2", "neon" or "portable".
+        lanes: Floats in a vector.
+        z_bytes: How much of Z is kept in the first-level cache.
+    """
+
+    name: str
+    lanes: int
+    z_bytes: int
+    _library: Any
+
+    def run(self, layer: Layer, call: Call, threads: int) -> None:
+        """One layer on one batch; the GIL is free meanwhile."""
+        status = self._library.squeeze_clustered_conv2d(
+            self.name.encode(), ctypes.byref(layer), ctypes.byref(call), _INT(threads)
+        )
+        if status:
+            raise RuntimeError(f"kernel {self.name}: must run on this processor, got status {status}")
+
+
+@cache
+def code(name: str = "") -> Code | None:
+    """The best code that this processor runs, or the one of that name; None if there is none or nothing was built."""
+    library = _library()
+    if library is None:
+        return None
+    lanes, z_bytes = _INT(), _INT()
+    found = library.squeeze_clustered_code(name.encode(), ctypes.byref(lanes), ctypes.byref(z_bytes))
+    return Code(found.decode(), lanes.value, z_bytes.value, library) if found else None
+
+
+@cache
+def _library() -> Any:
+    spec = PathFinder.find_spec("squeeze.kernels._clustered", [str(Path(__file__).parent)])
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError:  # built for another machine: as good as none
+        return None
+    library.squeeze_clustered_code.restype = ctypes.c_char_p
+    return library

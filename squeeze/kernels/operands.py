@@ -1,0 +1,53 @@
+"""What a native kernel is given, and what it must compute."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteredOperands:
+    """A convolution whose kernels are clustered, as `squeeze.nn.ClusteredConv2d` holds it.
+
+    Attributes:
+        centroids: (Q, K, K) all kernels that are left, those of the first input channel first.
+        index: (groups, W, M) int32, which row of `centroids` is the kernel from the w-th channel that its group reads
+            to the m-th output of the group; Q itself stands for a kernel of zeros.
+        reads: (groups · W,) int32 which input channels are read, or None for all of them in order.
+        clusters: How many kernels each input channel keeps; M where it is dense.
+        bias: (N,) or None.
+        stride: Two numbers, as are the next two.
+        padding: Zeros on either side; other paddings are carried out before.
+        dilation: Distance between taps.
+    """
+
+    centroids: Tensor
+    index: Tensor
+    reads: Tensor | None
+    clusters: tuple[int, ...]
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def convolve(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The convolution with expanded kernels: exact, differentiable, and the reference for everything faster.
+
+        Args:
+            x: (batch, C, H, W).
+            weight: `expanded`, if it is at hand.
+        """
+        if self.reads is not None:
+            x = x.index_select(1, self.reads)
+        weight = self.expanded() if weight is None else weight
+        groups = self.index.shape[0]
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, groups)
+
+    def expanded(self) -> Tensor:
+        """(N, W, K, K) all kernels that are read."""
+        groups, reads, size = self.index.shape
+        table = torch.cat((self.centroids, self.centroids.new_zeros(1, *self.centroids.shape[1:])))
+        kernels = table.index_select(0, self.index.reshape(-1)).view(groups, reads, size, *self.centroids.shape[1:])
+        return kernels.transpose(1, 2).reshape(groups * size, reads, *self.centroids.shape[1:])

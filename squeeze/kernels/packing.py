@@ -1,0 +1,132 @@
+"""From a clustered convolution to the arrays that the kernel reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from squeeze.kernels.native import Call, Code, Layer
+from squeeze.kernels.operands import ClusteredOperands
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One group of the convolution: the structure that the kernel gets, and the arrays it points into."""
+
+    layer: Layer
+    arrays: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A convolution, ready for one code.
+
+    Attributes:
+        code: Which.
+        groups: One after the other in the output's channels.
+        outputs: Channels of the output.
+        kernel: K.
+        stride: In both directions.
+        padding: On all sides.
+    """
+
+    code: Code
+    groups: tuple[Group, ...]
+    outputs: int
+    kernel: int
+    stride: int
+    padding: int
+
+    def run(self, x: Tensor, threads: int) -> Tensor:
+        """(batch, C, H, W) float32 on the CPU to (batch, outputs, H', W')."""
+        x = x.contiguous()
+        batch, channels, height, width = x.shape
+        tall, wide = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in (height, width))
+        y = x.new_empty(batch, self.outputs, tall, wide)
+        plane = tall * wide
+        to = y.data_ptr()
+        for group in self.groups:
+            geometry = (batch, height, width, tall, wide, channels * height * width, self.outputs * plane)
+            self.code.run(group.layer, Call(x.data_ptr(), to, *geometry), threads)
+            to += 4 * group.layer.outputs * plane
+        return y
+
+
+def fits(operands: ClusteredOperands) -> str:
+    """Why the kernel cannot compute this convolution; "" if it can."""
+    kernel, stride, padding = operands.centroids.shape[1:], operands.stride, operands.padding
+    if operands.centroids.dtype is not torch.float32 or operands.centroids.device.type != "cpu":
+        return "its weights are not float32 on the CPU"
+    if kernel[0] != kernel[1] or kernel[0] % 2 == 0 or kernel[0] > 15:
+        return "its kernels are not square, of an odd size up to 15"
+    if stride[0] != stride[1] or stride[0] > 2 or operands.dilation != (1, 1):
+        return "its stride is not 1 or 2, or it is dilated"
+    if padding[0] != padding[1] or not kernel[0] // 2 <= padding[0] < kernel[0]:
+        return "its padding leaves out rows at the border"
+    return ""
+
+
+def packed(operands: ClusteredOperands, code: Code) -> Packed:
+    """Lay out centroids and offsets for one code; the convolution must fit (`fits`)."""
+    groups, width, outputs = operands.index.shape
+    reads = np.arange(groups * width) if operands.reads is None else operands.reads.numpy()
+    kernel, stride, padding = operands.centroids.shape[-1], operands.stride[0], operands.padding[0]
+    made = []
+    for g in range(groups):
+        layer = Layer(outputs=outputs, kernel=kernel, stride=stride, padding=padding)
+        arrays = _arrays(operands, g, reads[g * width : (g + 1) * width], code)
+        for name, array in arrays.items():
+            setattr(layer, name, array.ctypes.data)
+        layer.clustered, layer.dense = len(arrays["channel"]), len(arrays["dense_channel"])
+        layer.chunks = len(arrays["chunk"]) - 1
+        made.append(Group(layer, tuple(arrays.values())))
+    return Packed(code, tuple(made), groups * outputs, kernel, stride, padding)
+
+
+def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code: Code) -> dict[str, np.ndarray]:
+    """What `Layer` points into, by the names of its fields."""
+    table, index = operands.centroids.detach().flatten(1).numpy(), operands.index[group].numpy()
+    clusters = np.array(operands.clusters, dtype=np.int64)
+    begins, counts = (clusters.cumsum() - clusters)[channels], clusters[channels]
+    outputs, taps = index.shape[1], table.shape[1]
+    clustered, dense = np.flatnonzero((counts > 0) & (counts < outputs)), np.flatnonzero(counts == outputs)
+    # Channels with equally many centroids lie side by side: the kernel takes them in one go.
+    clustered = clustered[np.argsort(-counts[clustered], kind="stable")]
+    sizes, begin = counts[clustered], begins[clustered]
+    row = 2 * code.lanes * 4
+    chunk, above = _chunks(sizes, max(1, code.z_bytes // row))
+    offsets = (index[clustered] - begin[:, None] + above[:, None]) * (row // 8)
+    arrays = {
+        "channel": channels[clustered].astype(np.int32),
+        "count": sizes.astype(np.int32),
+        "start": (sizes.cumsum() - sizes) * taps,
+        "centroids": _joined([table[b : b + q].T for b, q in zip(begin, sizes, strict=True)]),
+        # The kernel reads four at a time, so beyond the end.
+        "offsets": np.concatenate((offsets.ravel(), np.zeros(4, dtype=np.int64))).astype(np.uint16),
+        "chunk": chunk,
+        "dense_channel": channels[dense].astype(np.int32),
+        "dense_weight": _joined([table[index[c]].T for c in dense]),
+    }
+    if operands.bias is not None:
+        bias = operands.bias.detach().numpy()[group * outputs : (group + 1) * outputs]
+        arrays["bias"] = np.ascontiguousarray(bias, dtype=np.float32)
+    return arrays
+
+
+def _chunks(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where chunks begin (and the last ends), and how many rows of Z lie above each channel's in its chunk."""
+    begins, above, rows = [0], [], 0
+    for number, size in enumerate(sizes.tolist()):
+        if rows and rows + size > most:
+            begins.append(number)
+            rows = 0
+        above.append(rows)
+        rows += size
+    ends = [*begins, len(sizes)] if len(sizes) else [0]
+    return np.array(ends, dtype=np.int32), np.array(above, dtype=np.int64)
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    flat = [np.zeros(0, dtype=np.float32), *(array.ravel() for array in arrays)]
+    return np.concatenate(flat).astype(np.float32, copy=False)
