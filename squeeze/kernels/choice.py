@@ -76,6 +76,9 @@ class Cache:
     def __init__(self) -> None:
         self._known = WeakTensorKeyDictionary()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def get(self, operands: ClusteredOperands) -> Prepared:
         """The convolution, prepared anew if a tensor of it has changed."""
         tensors = [t for t in (operands.centroids, operands.index, operands.reads, operands.bias) if t is not None]

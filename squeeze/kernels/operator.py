@@ -51,7 +51,8 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             t if t is None else t.detach().requires_grad_(want)
             for t, want in zip(ctx.saved_tensors, wanted, strict=True)
         ]
-        y = _operands(*tensors[1:], ctx.numbers).convolve(tensors[0])
+        x, centroids, index, reads, bias = tensors
+        y = _operands(centroids, index, reads, bias, ctx.numbers).convolve(x)
         inputs = [t for t, want in zip(tensors, wanted, strict=True) if want]
         found = iter(torch.autograd.grad(y, inputs, gradient))
     return (*(next(found) if want else None for want in wanted), None)
