@@ -1,0 +1,103 @@
+// The kernel on random layers, checked against sums written out, in a program that sanitizers watch.
+// Every array has exactly the size that clustered.h promises, so that a read or write beyond it is found.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../../squeeze/kernels/native/clustered.h"
+
+extern "C" {
+const char* squeeze_clustered_code(const char*, int64_t*, int64_t*);
+int squeeze_clustered_conv2d(const char*, const squeeze::Layer*, const squeeze::Call*, int64_t);
+}
+
+static std::mt19937 source(1);
+static int64_t any(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(source); }
+static float number() { return std::normal_distribution<float>()(source); }
+
+template <typename T>
+static const T* exactly(std::vector<std::unique_ptr<T[]>>& kept, const std::vector<T>& values) {
+    kept.emplace_back(new T[values.size()]);
+    std::copy(values.begin(), values.end(), kept.back().get());
+    return kept.back().get();
+}
+
+static double one_layer(const char* name, int64_t lanes, int64_t z_bytes) {
+    const int64_t N = any(1, 40), C = any(1, 12), K = 2 * any(0, 2) + 1, s = any(1, 2), p = any(K / 2, K - 1);
+    const int64_t images = any(1, 2), H = any(1, 30), W = any(1, 30), threads = any(1, 3);
+    const int64_t oh = (H + 2 * p - K) / s + 1, ow = (W + 2 * p - K) / s + 1, row = 2 * lanes * 4;
+    std::vector<int32_t> channel, count, chunk{0}, dense_channel;
+    std::vector<int64_t> start;
+    std::vector<float> centroids, dense_weight, bias, weight(N * C * K * K);
+    std::vector<uint16_t> offsets;
+    int64_t rows = 0;
+    for (int64_t c = 0; c < C; ++c) {
+        const int64_t kind = any(0, 3), q = any(1, 30);
+        if (kind == 0) continue;
+        if (kind == 1) {
+            dense_channel.push_back(c);
+            for (int64_t t = 0; t < K * K; ++t)
+                for (int64_t n = 0; n < N; ++n) dense_weight.push_back(weight[(n * C + c) * K * K + t] = number());
+            continue;
+        }
+        if (rows && (rows + q) * row > z_bytes) chunk.push_back(channel.size()), rows = 0;
+        channel.push_back(c);
+        count.push_back(q);
+        start.push_back(centroids.size());
+        for (int64_t i = 0; i < q * K * K; ++i) centroids.push_back(number());
+        for (int64_t n = 0; n < N; ++n) {
+            const int64_t k = any(0, q - 1);
+            offsets.push_back((rows + k) * row / 8);
+            for (int64_t t = 0; t < K * K; ++t) weight[(n * C + c) * K * K + t] = centroids[start.back() + t * q + k];
+        }
+        rows += q;
+    }
+    if (!channel.empty()) chunk.push_back(channel.size());
+    for (int i = 0; i < 4; ++i) offsets.push_back(0);
+    for (int64_t n = 0; n < N; ++n) bias.push_back(number());
+    std::vector<std::unique_ptr<int32_t[]>> ints;
+    std::vector<std::unique_ptr<int64_t[]>> longs;
+    std::vector<std::unique_ptr<float[]>> floats;
+    std::vector<std::unique_ptr<uint16_t[]>> shorts;
+    const squeeze::Layer layer{N, K, s, p, (int64_t)channel.size(), exactly(ints, channel), exactly(ints, count),
+                               exactly(longs, start), exactly(floats, centroids), exactly(shorts, offsets),
+                               (int64_t)chunk.size() - 1, exactly(ints, chunk), (int64_t)dense_channel.size(),
+                               exactly(ints, dense_channel), exactly(floats, dense_weight), exactly(floats, bias)};
+    std::vector<float> values(images * C * H * W);
+    for (float& v : values) v = number();
+    const float* x = exactly(floats, values);
+    std::unique_ptr<float[]> y(new float[images * N * oh * ow]);
+    const squeeze::Call call{x, y.get(), images, H, W, oh, ow, C * H * W, N * oh * ow};
+    if (squeeze_clustered_conv2d(name, &layer, &call, threads)) return 1e9;
+    double worst = 0;
+    for (int64_t i = 0; i < images; ++i)
+        for (int64_t n = 0; n < N; ++n)
+            for (int64_t r = 0; r < oh; ++r)
+                for (int64_t q = 0; q < ow; ++q) {
+                    double sum = bias[n];
+                    for (int64_t c = 0; c < C; ++c)
+                        for (int64_t t = 0; t < K * K; ++t) {
+                            const int64_t a = s * r + t / K - p, b = s * q + t % K - p;
+                            if (a >= 0 && a < H && b >= 0 && b < W)
+                                sum += double(weight[(n * C + c) * K * K + t]) * x[((i * C + c) * H + a) * W + b];
+                        }
+                    worst = std::max(worst, std::fabs(sum - y[((i * N + n) * oh + r) * ow + q]));
+                }
+    return worst;
+}
+
+int main(int, char** arguments) {
+    const int layers = std::atoi(arguments[1]);
+    for (const char* name : {"avx512", "avx2", "neon", "portable"}) {
+        int64_t lanes = 0, z_bytes = 0;
+        if (!squeeze_clustered_code(name, &lanes, &z_bytes)) continue;
+        double worst = 0;
+        for (int i = 0; i < layers; ++i) worst = std::max(worst, one_layer(name, lanes, i % 2 ? z_bytes : 1024));
+        std::printf("%s %g\n", name, worst);
+        if (!(worst < 1e-3)) return 1;
+    }
+    return 0;
+}
