@@ -47,7 +47,19 @@ class ClusteredOperands:
 
     def expanded(self) -> Tensor:
         """(N, W, K, K) all kernels that are read."""
-        groups, reads, size = self.index.shape
-        table = torch.cat((self.centroids, self.centroids.new_zeros(1, *self.centroids.shape[1:])))
-        kernels = table.index_select(0, self.index.reshape(-1)).view(groups, reads, size, *self.centroids.shape[1:])
-        return kernels.transpose(1, 2).reshape(groups * size, reads, *self.centroids.shape[1:])
+        return expanded(self.centroids, self.index, spare=True)
+
+
+def expanded(centroids: Tensor, index: Tensor, spare: bool) -> Tensor:
+    """All kernels, (N, W, K, K).
+
+    Args:
+        centroids: (Q, K, K).
+        index: (groups, W, N / groups) their rows.
+        spare: Some are Q, a kernel of zeros.
+    """
+    groups, reads, size = index.shape
+    if spare:
+        centroids = torch.cat((centroids, centroids.new_zeros(1, *centroids.shape[1:])))
+    kernels = centroids.index_select(0, index.reshape(-1)).view(groups, reads, size, *centroids.shape[1:])
+    return kernels.transpose(1, 2).reshape(groups * size, reads, *centroids.shape[1:])

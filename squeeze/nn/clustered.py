@@ -11,6 +11,7 @@ from torch.nn import functional
 from squeeze.clustering import kmeans
 from squeeze.errors import InputError
 from squeeze.kernels import ClusteredOperands, clustered_conv2d
+from squeeze.kernels.operands import expanded
 from squeeze.nn.duties import Macs
 from squeeze.nn.packing import LARGEST, code_bytes, decode, fault, pack, padded, unpack, widths
 
@@ -229,15 +230,6 @@ def table_rows(index: Tensor, counts: Tensor, spare: bool) -> Tensor:
     ends = wide.cumsum(0)
     rows = index + (ends - wide).unsqueeze(1)
     return torch.where((wide == 0).unsqueeze(1), ends[-1], rows) if spare else rows
-
-
-def expanded(centroids: Tensor, index: Tensor, spare: bool) -> Tensor:
-    """(N, W, K, K) all kernels, from (Q, K, K) centroids and their rows (groups, W, N / groups)."""
-    groups, reads, size = index.shape
-    if spare:
-        centroids = torch.cat((centroids, centroids.new_zeros(1, *centroids.shape[1:])))
-    kernels = centroids.index_select(0, index.reshape(-1)).view(groups, reads, size, *centroids.shape[1:])
-    return kernels.transpose(1, 2).reshape(groups * size, reads, *centroids.shape[1:])
 
 
 def _weight_of(conv: nn.Module) -> Tensor:
