@@ -11,7 +11,7 @@ INSTALLED       := $(VENV)/.installed
 INSTALLED_DEV   := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: help install demo test check-slow lint format bench bench-gal zoo clean
+.PHONY: help install demo test check-slow lint format bench bench-gal zoo bench-kernel clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -65,6 +65,9 @@ bench-gal: $(INSTALLED_BENCH)  ## GAL beside Magnitude and Torch-Pruning: DATA=f
 zoo: export OMP_NUM_THREADS = 1
 zoo: $(INSTALLED_DEV)  ## the law on some two hundred architectures, and a table; NETS=timm:res* for some of them
 	$(BIN)/python -m benchmarks.zoo $(NETS) --onnx --log benchmarks/work/zoo.jsonl --write benchmarks/results/zoo.json
+
+bench-kernel: $(INSTALLED_BENCH)  ## clustered convolutions on the native kernel beside PyTorch and ONNX Runtime
+	$(BIN)/python -m benchmarks.bench_kernel
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist *.egg-info runs model.pt

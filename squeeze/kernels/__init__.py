@@ -32,6 +32,20 @@ def clustered_conv2d(x: Tensor, operands: ClusteredOperands) -> Tensor | None:
     return operator.PREPARED.get(operands).convolve(x)  # at a third of what a call of an operator costs
 
 
+def way(x: Tensor, operands: ClusteredOperands) -> str:
+    """How such an input is convolved in eval mode without gradients, for people."""
+    reason = why_not(operands)
+    if reason or (x.dtype, x.device.type) != (torch.float32, "cpu"):
+        return f"dense: {reason or 'the input is not float32 on the CPU'}"
+    from squeeze.kernels import operator
+
+    prepared = operator.PREPARED.get(operands)
+    if not x.numel() or prepared.native is None:
+        return "dense: the input is empty, or was made in inference mode"
+    chosen = prepared.choice(x)
+    return f"native: {prepared.native.name}" if chosen else "dense: measured to be faster"
+
+
 def why_not(operands: ClusteredOperands) -> str:
     """Why no native kernel computes this convolution; "" if one can."""
     if code() is None:

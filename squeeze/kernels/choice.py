@@ -48,14 +48,19 @@ class Prepared:
 
     def convolve(self, x: Tensor) -> Tensor:
         """Whichever way is faster for this shape and this number of threads; the first call of a shape measures."""
+        if self.native is not None and x.numel() and self.choice(x):
+            return self.packed.run(x, torch.get_num_threads())
+        return self.operands.convolve(x, self.weight)
+
+    def choice(self, x: Tensor) -> bool:
+        """Whether the native kernel is faster; there must be one."""
         threads = torch.get_num_threads()
-        native, dense = lambda: self.packed.run(x, threads), lambda: self.operands.convolve(x, self.weight)
-        if self.native is None or not x.numel():
-            return dense()
         key = (tuple(x.shape), threads)
         if key not in self.faster:
-            self.faster[key] = faster(native, dense)
-        return native() if self.faster[key] else dense()
+            self.faster[key] = faster(
+                lambda: self.packed.run(x, threads), lambda: self.operands.convolve(x, self.weight)
+            )
+        return self.faster[key]
 
 
 def faster(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> bool:

@@ -28,9 +28,9 @@ class ClusteredOperands:
     reads: Tensor | None
     clusters: tuple[int, ...]
     bias: Tensor | None
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     def convolve(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """The convolution with expanded kernels: exact, differentiable, and the reference for everything faster.

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from squeeze.clustering import kmeans
 from squeeze.errors import InputError
-from squeeze.kernels import ClusteredOperands, clustered_conv2d
+from squeeze.kernels import ClusteredOperands, clustered_conv2d, way
 from squeeze.kernels.operands import expanded
 from squeeze.nn.duties import Macs
 from squeeze.nn.packing import LARGEST, code_bytes, decode, fault, pack, padded, unpack, widths
@@ -110,6 +110,14 @@ class ClusteredConv2d(nn.Module):
             x = x.index_select(-3, self.reads)
         weight = expanded(self.centroids, self.index, self._spare)
         return functional.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    @torch.no_grad()
+    def way(self, x: Tensor) -> str:
+        """How an input like this one is convolved in eval mode: natively or densely, and why."""
+        x, padding = self._padded_by_mode(x)
+        if isinstance(padding, str) or x.dim() != 4:
+            return "dense: the padding is given by a word, or there is no batch"
+        return way(x, self.operands(padding))
 
     def operands(self, padding: tuple[int, ...]) -> ClusteredOperands:
         """What a native kernel takes."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from squeeze.kernels import choice, clustered_conv2d, operator
+from squeeze.kernels import choice, clustered_conv2d, native, operator, way
 from squeeze.kernels.choice import Cache
 from tests.kernels.convolutions import random_operands
 
@@ -97,3 +97,12 @@ def test_a_child_process_has_threads_of_its_own() -> None:
     assert queue.get() is True
     child.join()
     assert child.exitcode == 0
+
+
+def test_the_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 16, 8, 8)
+    for answer, expected in ((True, f"native: {native.code().name}"), (False, "dense: measured to be faster")):
+        monkeypatch.setattr(choice, "faster", lambda one, other, answer=answer: answer)
+        assert way(x, random_operands()) == expected
+    assert "float32" in way(x.double(), random_operands())
+    assert "dilated" in way(x, replace(random_operands(), dilation=(2, 2)))
