@@ -128,10 +128,10 @@ def test_one_step_is_what_the_formulas_say() -> None:
         w = (cost / cost.mean()).float()
         step = 0.05 / w.clamp(min=0.1)
         moved = (growth - step * gradient / growth - step * 0.3 * w).clamp(min=0)
-        mean = torch.cat([part.mean().expand(len(part)) for part in moved[:14].split([4, 5, 2, 3])])
-        torch.testing.assert_close(learner.masks.values.detach(), torch.cat([moved[:14] / mean, moved[14:]]))
-        factors = torch.cat([mean, torch.ones(3)]) / growth
-        for part, factor in zip(slices(generator), factors, strict=True):
+        groups = zip(moved[:14].split([4, 5, 2, 3]), before[:14].square().split([4, 5, 2, 3]), strict=True)
+        levelled = [m / ((m.square() * energy).sum() / energy.sum()).sqrt() for m, energy in groups]
+        torch.testing.assert_close(learner.masks.values.detach(), torch.cat([*levelled, moved[14:]]))
+        for part, factor in zip(slices(generator), 1 / growth, strict=True):
             for view in part:
                 view *= factor
     for ours, theirs in zip(learner.generator.model.parameters(), parameters, strict=True):
@@ -151,24 +151,28 @@ def norms(model: Tiny) -> Tensor:
     return torch.stack([sum((v.square().sum() for v in part), torch.zeros(())) for part in slices(model)]).sqrt()
 
 
-def test_balancing_moves_scale_between_masks_and_weights_and_nothing_else() -> None:
+def test_growth_of_the_weights_is_the_masks_and_their_energy_stays_the_dense_networks() -> None:
     learner, x = learner_for(GAL(lambda_=0.1))
     model, masks = learner.generator.model, learner.masks
+    dense = masks.norms(model)
     with torch.no_grad():
         masks.values.uniform_(0.1, 2, generator=torch.Generator().manual_seed(0))
-        masks.values[4] = 0
+        masks.values[4], masks.values[-2:] = 0, 1
         for parameter in model.parameters():
             parameter.mul_(torch.rand(len(parameter)).view(-1, *[1] * (parameter.dim() - 1)) + 0.5)
-    kept = learner.balance.norms
     expected = torch.func.functional_call(model.eval(), masks.scaled(model), (x,))
     learner.balance.absorb(learner.fista)
-    torch.testing.assert_close(masks.norms(model), kept)
-    learner.balance.level(learner.fista)
-    assert [masks.values[span].mean().item() for span in (slice(0, 4), slice(4, 9), slice(9, 11), slice(11, 14))] == (
-        pytest.approx([1, 1, 1, 1])
-    )
-    assert masks.values[4] == 0
+    torch.testing.assert_close(masks.norms(model), dense)
     torch.testing.assert_close(torch.func.functional_call(model, masks.scaled(model), (x,)), expected)
+    before = masks.values.detach().clone()
+    learner.balance.level(learner.fista)
+    masks.fold(model)
+    for span in (slice(0, 4), slice(4, 9), slice(9, 11), slice(11, 14)):
+        assert masks.norms(model)[span].square().sum().item() == pytest.approx(
+            dense[span].square().sum().item(), rel=1e-4
+        )
+        torch.testing.assert_close(masks.values[span] / masks.values[span].sum(), before[span] / before[span].sum())
+    assert masks.values[4] == 0
 
 
 def test_after_the_decision_masks_stand_still_and_weights_go_on() -> None:

@@ -8,16 +8,16 @@ from squeeze.passes.gal.fista import FISTA
 
 
 class Balance:
-    """Takes two freedoms from masks and weights that change nothing but the meaning of the masks.
+    """Takes two freedoms from masks and weights that would change nothing but the meaning of the masks.
 
     A mask m in front of weights w computes m · w, so w may grow while the penalty shrinks m: `absorb` puts the growth
-    of every masked slice of the weights back into its mask. Where a normalisation follows, all masks of a group may
-    shrink together for nothing: `level` brings them back to 1 on average. Both move a factor between masks and
-    weights and leave the function as it is. With them the L1 norm weighs what a structure sends, and a mask of 0.1
-    means the same in every group.
+    of every masked slice of the weights back into its mask, which leaves the function as it is. Where a normalisation
+    follows, all masks of a group may shrink together for nothing, and leave weights so small that fine-tuning tears
+    them apart: `level` keeps the energy of what is read, Σ m²‖w‖², where the dense network has it. With both, a mask
+    says what its structure sends, measured against its group.
 
     Attributes:
-        norms: (M,) of the masked slices after the last mask step.
+        norms: (M,) of the masked slices, as the dense network has them.
     """
 
     def __init__(self, masks: SoftMasks, model: nn.Module) -> None:
@@ -33,18 +33,19 @@ class Balance:
             self._shift(factor, fista)
 
     def level(self, fista: FISTA) -> None:
-        """Bring the masks of every group to 1 on average.
+        """Bring the energy behind every group back to the dense network's, by the masks alone.
 
         The momentum does not follow: what all masks of a group have in common is no motion.
         """
-        factor = torch.ones_like(self._masks.values)
+        masks = self._masks.values.detach()
+        factor = torch.ones_like(masks)
         for part in self._masks.parts:
-            mean = self._masks.values[part.span].detach().mean()
-            if part.kind == "filters" and bool(mean > 0) and bool(mean.isfinite()):
-                factor[part.span] = mean
-        self._masks.shift(self._model, factor)
+            energy = self.norms[part.span].square()
+            root_mean = ((masks[part.span].square() * energy).sum() / energy.sum()).sqrt()
+            if part.kind == "filters" and bool(root_mean > 0) and bool(root_mean.isfinite()):
+                factor[part.span] = root_mean
+        masks.div_(factor)
         fista.rescale(self._masks.values, factor, momentum=False)
-        self.norms = self._masks.norms(self._model)
 
     def _of(self, kind: str) -> Tensor:
         mark = torch.zeros_like(self._masks.values, dtype=torch.bool)

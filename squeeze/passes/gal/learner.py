@@ -232,7 +232,6 @@ class GALLearner:
             "gathered": self._gathered,
             "sums": [self._smooth, self._norm, self._count],
             "last": None if self._last is None else list(self._last),
-            "norms": self.balance.norms,
             "removed": None if self.removed is None else torch.from_numpy(self.removed),
             "gradient": torch.zeros_like(self.masks.values) if gradient is None else gradient.clone(),
         }
@@ -243,7 +242,6 @@ class GALLearner:
         self._steps, self._done, self._gathered = state["steps"], state["done"], state["gathered"]
         self._smooth, self._norm, self._count = state["sums"]
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
-        self.balance.norms = state["norms"].to(self.masks.values)
         self.masks.values.grad = state["gradient"].to(self.masks.values) if self._gathered else None
         if state["removed"] is not None:
             self._decide(state["removed"].cpu().numpy())
