@@ -24,15 +24,26 @@ def fresh(code: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The names of the files in a wheel built from a copy of the sources."""
-    source = tmp_path_factory.mktemp("source")
+    return built(tmp_path_factory.mktemp("source"))
+
+
+def built(source: Path, **environment: str) -> list[str]:
     for name in ("squeeze", "squeeze_cli"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     code = "from setuptools.build_meta import build_wheel; build_wheel('.')"
-    subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, check=True)
-    (built,) = source.glob("*.whl")
-    return zipfile.ZipFile(built).namelist()
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, check=True, env=os.environ | environment
+    )
+    (found,) = source.glob("*.whl")
+    return zipfile.ZipFile(found).namelist()
+
+
+def test_a_wheel_is_built_without_a_compiler_too(wheel: list[str], tmp_path: Path) -> None:
+    without = built(tmp_path, CC="false", CXX="false")
+    missing = {name for name in wheel if ".dist-info/" not in name} - set(without)
+    assert [Path(name).name.split(".")[0] for name in missing] == ["_clustered"]
 
 
 def test_the_version_has_one_source() -> None:
@@ -76,9 +87,11 @@ def test_the_wheel_holds_all_of_squeeze_and_nothing_else(wheel: list[str]) -> No
         path.relative_to(ROOT).as_posix()
         for name in ("squeeze", "squeeze_cli")
         for path in (ROOT / name).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", "native"} & set(path.parts) and path.suffix != ".so"
     }
-    assert {name for name in wheel if ".dist-info/" not in name} == sources
+    built = {name for name in wheel if name.startswith("squeeze/kernels/_clustered.")}
+    assert {name for name in wheel if ".dist-info/" not in name} - built == sources
+    assert len(built) == 1
     assert "squeeze/py.typed" in wheel
     assert any(name.endswith("LICENSE") for name in wheel)
 
