@@ -11,7 +11,7 @@ INSTALLED       := $(VENV)/.installed
 INSTALLED_DEV   := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: help install demo test check-slow lint format bench bench-gal zoo bench-kernel clean
+.PHONY: help install demo test check-slow lint format bench bench-gal bench-trace bench-latency zoo bench-kernel clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -55,7 +55,7 @@ format: $(INSTALLED_DEV)  ## write the format that lint wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-gal  ## every benchmark, and the tables of benchmarks/README.md (DATA and WEIGHTS as for bench-gal)
+bench: bench-gal bench-trace bench-latency  ## every benchmark, and the tables of benchmarks/README.md (DATA and WEIGHTS as for bench-gal)
 	$(BIN)/python -m benchmarks.tables
 
 bench-gal: $(INSTALLED_BENCH)  ## GAL beside Magnitude and Torch-Pruning: DATA=folder of CIFAR-10, WEIGHTS=folder of weights
@@ -68,6 +68,12 @@ zoo: $(INSTALLED_DEV)  ## the law on some two hundred architectures, and a table
 
 bench-kernel: $(INSTALLED_BENCH)  ## clustered convolutions on the native kernel beside PyTorch and ONNX Runtime
 	$(BIN)/python -m benchmarks.bench_kernel
+
+bench-trace: $(INSTALLED_BENCH)  ## seconds and memory of trace and rewrite, beside Torch-Pruning (on a quiet machine)
+	$(BIN)/python -m benchmarks.bench_trace
+
+bench-latency: $(INSTALLED_BENCH)  ## what half of the MACs buys in time, in PyTorch and ONNX Runtime (on a quiet machine)
+	$(BIN)/python -m benchmarks.bench_latency
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist *.egg-info runs model.pt

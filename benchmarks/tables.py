@@ -29,6 +29,9 @@ def tables(folder: Path) -> str:
             place = folder / f"{network}-latency.json"
             timed = json.loads(place.read_text()) if place.exists() else {"rows": []}
             sections.append("\n\n".join([f"### {title}, CIFAR-10", *section(results, timed)]))
+    for name, show in (("trace", tracing), ("latency", speed)):
+        if (place := folder / f"{name}.json").exists():
+            sections.append("\n\n".join(show(json.loads(place.read_text()))))
     return "\n\n".join(sections) or "No results yet."
 
 
@@ -68,6 +71,67 @@ def latency(timed: dict[str, Any]) -> list[str]:
     threads = rows[0]["threads"]
     about = f"All networks in turn, {threads} thread{'s' * (threads != 1)}, on the CPU of {timed['made']['machine']}:"
     return [about, table(header, cells)]
+
+
+def tracing(found: dict[str, Any]) -> list[str]:
+    """Seconds of processor time and memory of `squeeze.trace`, beside Torch-Pruning's dependency graph and pruner."""
+    rows, grown = [], []
+    for name, row in found["networks"].items():
+        ours = row["squeeze"]
+        cells = [name, seconds(row.get("forward"), "forward"), seconds(ours, "trace", "plan")]
+        if "memory" in row:
+            peer, note = row.get("torch-pruning"), row["notes"].get("torch-pruning", "")
+            memory = row["memory"]
+            allowed = 2 * memory["model"] + memory["forward"]
+            cells += [seconds(peer, "build_dependency", "pruner") if peer else note]
+            cells += [seconds(ours, "score", "rewrite"), seconds(peer, "step") if peer else note]
+            rows.append([*cells, f"{memory['trace']:.0f} of {allowed:.0f} MiB"])
+        else:
+            grown.append(cells)
+    setup, made = found["setup"], found["made"]
+    versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    about = (
+        f"Seconds of processor time, median of {setup['repeats']}, {threads_of(setup['threads'])}, a process for each, "
+        f"224 px, batch 1, random weights. {made['machine']}; {versions}."
+    )
+    header = ["", "forward", "trace + plan", "Torch-Pruning: graph + pruner"]
+    header += ["scores + rewrite", "Torch-Pruning: step", "memory of a trace"]
+    return [
+        "### What can be removed, and removing it",
+        about,
+        table(header, rows),
+        *([table(header[:3], grown)] if grown else []),
+    ]
+
+
+def seconds(row: dict[str, Any] | None, *steps: str) -> str:
+    """Of several steps together."""
+    return "" if row is None else f"{sum(row[step]['cpu'] for step in steps):.2f}"
+
+
+def threads_of(number: int) -> str:
+    """In words."""
+    return f"{number} thread{'s' * (number != 1)}"
+
+
+def speed(found: dict[str, Any]) -> list[str]:
+    """Latency before and after, and how much of the saved MACs it is worth."""
+    rows = []
+    for name, row in found["networks"].items():
+        share = row["macs"]["after"] / row["macs"]["before"]
+        cells = [name, f"{share:.1%}"]
+        for backend in BACKENDS:
+            now = row[backend]
+            times = f"{now['before']['median']:.3g} → {now['after']['median']:.3g}"
+            cells.append(f"{times}, {now['speedup']:.2f}×, ratio {now['ratio']:.2f}")
+        rows.append(cells)
+    setup = found["setup"]
+    about = (
+        f"Magnitude at {setup['macs']:.0%} of the MACs, widths in multiples of {setup['round_to']}, random weights, "
+        f"batch {setup['batch']}, {threads_of(setup['threads'])}, before and after in turn, median of "
+        f"{setup['repeats']} in ms. {found['made']['machine']}."
+    )
+    return ["### What half of the MACs buys", about, table(["", "MACs left", *BACKENDS.values()], rows)]
 
 
 def timing(row: dict[str, Any], dense: dict[str, Any]) -> str:

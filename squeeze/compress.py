@@ -22,6 +22,7 @@ from squeeze.locks import locked
 from squeeze.passes.base import Found, Pass
 from squeeze.plan import Plan, Step
 from squeeze.profiling import profile
+from squeeze.progress import say
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.recalibrate import reestimate_batchnorm
 from squeeze.report import Measured, Report, Stages, build_report
@@ -29,8 +30,8 @@ from squeeze.report import origin as describe_origin
 from squeeze.report.build import History
 from squeeze.report.data import Origin
 from squeeze.structure.groups import Structure
+from squeeze.structure.reference import TOLERANCE, agree, masked
 from squeeze.structure.trace import trace
-from squeeze.structure.trial import TOLERANCE, agree, masked
 from squeeze.task import Task, call, check_inputs, tensors_of
 from squeeze.training import Run
 from squeeze.weights import checksum
@@ -133,7 +134,7 @@ def _searched(
     small, plan, history = copied(model), Plan(), []
     structures = []
     for number, chosen in enumerate(passes):
-        structure = trace(small, task.example_inputs)
+        structure = trace(small, task.example_inputs, tell=None if run.quiet else say)
         structures.append(structure)
         processes.same("what can be removed", _described(structure), "give all the same model and inputs")
         _require_something(structure, model)

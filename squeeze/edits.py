@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm
 from torch.nn.utils import parametrize
 
-from squeeze.copying import copied, replace_tensor
+from squeeze.copying import Holders, copied
 from squeeze.errors import InputError, PlanError, quoted
-from squeeze.nn import Absent, ClusteredConv2d, Removed
+from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed
 from squeeze.plan import Cluster, Drop, Edit, Slice
 
 Shapes = dict[str, torch.Size]
@@ -31,14 +31,15 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
 
 def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     """As `rewrite`, on the modules given; no tensor is written to, cut ones are replaced."""
-    before = {module: _shapes(module) for module in model.modules()}
+    before, holders = {module: _shapes(module) for module in model.modules()}, Holders(model)
     for edit in edits:
         if isinstance(edit, Drop):
             _drop(model, edit)
         elif isinstance(edit, Cluster):
             _cluster(model, edit, before)
+            holders = Holders(model)
         else:
-            _slice(model, edit)
+            _slice(model, edit, holders)
     for module in model.modules():
         _bring_up_to_date(module, before)
     return model
@@ -59,8 +60,8 @@ def _bring_up_to_date(module: nn.Module, before: dict[nn.Module, Shapes]) -> Non
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    shapes = {name: tensor.shape for name, tensor in own}
+    own = {**module._parameters, **module._buffers}
+    shapes = {name: tensor.shape for name, tensor in own.items() if tensor is not None}
     if parametrize.is_parametrized(module):
         lists: Any = module.parametrizations
         shapes.update(
@@ -91,6 +92,9 @@ def _drop(model: nn.Module, edit: Drop) -> None:
             raise PlanError(_unknown(model, name))
         parts = edit.parts[position] if position < len(edit.parts) else 0
         owner._modules[leaf] = Removed(parts)
+        for beside, module in owner._modules.items():
+            if module is not None and _only_passes(module):
+                owner._modules[beside] = Passing(module)
     for name in edit.parameters:
         if _is_gone(model, name):
             continue
@@ -100,6 +104,12 @@ def _drop(model: nn.Module, edit: Drop) -> None:
             raise PlanError(_unknown(model, name))
         del store[leaf]
         setattr(owner, leaf, Absent())  # None would tell the code around it that there never was one
+
+
+def _only_passes(module: nn.Module) -> bool:
+    """A user's module without weights, which may ask for the shape of what it is given; torch's own do not."""
+    own = isinstance(module, Passing | Removed) or type(module).__module__.startswith("torch.nn.")
+    return not own and not [*module.children(), *module.parameters(), *module.buffers()]
 
 
 def _is_gone(model: nn.Module, name: str) -> bool:
@@ -137,7 +147,7 @@ def _cluster(model: nn.Module, edit: Cluster, before: dict[nn.Module, Shapes]) -
                 module._modules[name] = clustered
 
 
-def _slice(model: nn.Module, edit: Slice) -> None:
+def _slice(model: nn.Module, edit: Slice, holders: Holders) -> None:
     owner, leaf = _owner(model, edit.tensor)
     store: dict[str, Any] = owner._parameters if owner._parameters.get(leaf) is not None else owner._buffers
     tensor = store.get(leaf)
@@ -157,7 +167,7 @@ def _slice(model: nn.Module, edit: Slice) -> None:
     with torch.no_grad():
         cut = tensor.detach().index_select(edit.dim, index).contiguous(memory_format=_format(tensor))
     small = nn.Parameter(cut, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
-    replace_tensor(model, tensor, small)
+    holders.replace(tensor, small)
 
 
 def _format(tensor: Tensor) -> torch.memory_format:

@@ -10,6 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from squeeze.events import Events
 
 
+def say(line: str) -> None:
+    """Tell whoever waits; standard output is left to what was asked for."""
+    Console(stderr=True).print(line, markup=False, highlight=False)
+
+
 class Monitor:
     """Shows a phase while it is entered.
 

@@ -23,11 +23,12 @@ def inspect(source: Source, ignore: tuple[str, ...], as_json: bool) -> None:
       squeeze inspect vit.safetensors --arch timm:vit_tiny_patch16_224 --input-shape 3,224,224 --ignore head
     """
     import squeeze
+    from squeeze.progress import say
     from squeeze_cli import tables
     from squeeze_cli.opening import opened
 
     target = opened(source)
-    structure = squeeze.trace(target.model, target.task.example_inputs)
+    structure = squeeze.trace(target.model, target.task.example_inputs, tell=say)
     structure = structure.ignoring(ignore) if ignore else structure
     if as_json:
         click.echo(json.dumps(tables.structure_dict(structure), indent=1))

@@ -16,6 +16,7 @@ from squeeze.errors import BudgetError, InputError, TraceError
 from squeeze.files import append_line, claim_folder
 from squeeze.locks import locked
 from squeeze.models import Opened
+from squeeze.progress import say
 from squeeze.runs import write_run
 from squeeze.selection import Budget, Scores, select
 from squeeze.structure.groups import Structure
@@ -91,7 +92,7 @@ def look_ahead(job: Job) -> Structure:
         BudgetError: More is asked for than can be removed.
     """
     settings: dict[str, Any] = dataclasses.asdict(job.chosen)  # type: ignore[call-overload]
-    structure = squeeze.trace(job.opened.model, job.opened.task.example_inputs)
+    structure = squeeze.trace(job.opened.model, job.opened.task.example_inputs, tell=None if job.run.quiet else say)
     structure = structure.ignoring(settings.get("ignore") or ())
     shares = {name: settings[name] for name in ("macs", "params") if settings.get(name) is not None}
     if shares:

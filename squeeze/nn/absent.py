@@ -99,3 +99,24 @@ class Removed(nn.Module):
     def extra_repr(self) -> str:
         """How many values it stands for, if several."""
         return f"parts={self.parts}" if self.parts else ""
+
+
+class Passing(nn.Module):
+    """Stands around a module without weights, such as a drop path: what was removed comes no further.
+
+    In training such a module may ask for the shape of what it is given, and a removed module's output has none.
+
+    Args:
+        inner: Does as before with whatever is there.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the inner module returns; an `Absent` if all there is to compute with is absent."""
+        given = [*args, *kwargs.values()]
+        if any(isinstance(value, Absent) for value in given) and not any(isinstance(value, Tensor) for value in given):
+            return Absent()
+        return self.inner(*args, **kwargs)

@@ -1,13 +1,13 @@
 """What a rule sees: one op that ran, the labels of its operands, and the ledger it writes to."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from squeeze.blame import user_line
@@ -48,15 +48,24 @@ class Call:
                 return argument.default_value if argument.has_default_value() else default
         return default
 
-    @property
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """All tensor operands, those in lists included."""
-        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+        return [*_tensors(self.args), *_tensors(self.kwargs.values())]
 
-    @property
+    @cached_property
     def outputs(self) -> list[Tensor]:
         """All tensors it returned."""
-        return [leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)]
+        return list(_tensors((self.out,)))
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an op's arguments or results, which are at most lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 @dataclass(frozen=True, eq=False)

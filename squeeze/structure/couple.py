@@ -1,6 +1,8 @@
 """From ties to groups: nodes that go together are a unit, units that touch the same things a group."""
 
+import itertools
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,26 +71,19 @@ def _components(record: Record) -> np.ndarray:
 
 def _groups(record: Record, unit: np.ndarray, free: np.ndarray) -> tuple[tuple[Group, ...], tuple[np.ndarray, ...]]:
     spans = list(record.nodes.spans.items())
-    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, (_, (first, size)) in enumerate(spans):
-        here = unit[first : first + size][free[first : first + size]]
-        for component, count in zip(*np.unique(here, return_counts=True), strict=True):
-            touched[int(component)].append((number, int(count)))
-    alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for component, where in touched.items():
-        alike[tuple(where)].append(component)
-    marks = _Marks.of(record)
-    groups, members, names = [], [], set()
-    for places, components in alike.items():
-        units = np.array(components)
-        rank = np.full(unit.max() + 1, -1)
+    marks, names = _Marks.of(record), set[str]()
+    groups, members = [], []
+    rank = np.full(unit.max(initial=-1) + 1, -1)
+    for places, units in _alike(spans, unit, free):
         rank[units] = np.arange(len(units))
-        axes = []
-        for span, _ in places:
-            (tensor, dim), (first, size) = spans[span]
+        axes, nodes = [], []
+        for number in places:
+            (tensor, dim), (first, size) = spans[number]
             here = rank[unit[first : first + size]]
-            axes.append(Axis(tensor, dim, here, marks.reads(first + np.flatnonzero(here >= 0))))
-        group = _described(marks, tuple(axes), np.flatnonzero(rank[unit] >= 0), len(units))
+            nodes.append(first + np.flatnonzero(here >= 0))
+            axes.append(Axis(tensor, dim, here, marks.reads(nodes[-1])))
+        rank[units] = -1
+        group = _described(marks, tuple(axes), np.concatenate(nodes), len(units))
         name = next(n for n in _numbered(group.name) if n not in names)
         names.add(name)
         groups.append(replace(group, name=name))
@@ -96,8 +91,28 @@ def _groups(record: Record, unit: np.ndarray, free: np.ndarray) -> tuple[tuple[G
     return tuple(groups), tuple(members)
 
 
-def _numbered(name: str) -> list[str]:
-    return [name, *(f"{name}#{i}" for i in range(2, 10_000))]
+def _alike(
+    spans: list[tuple[tuple[str, int], tuple[int, int]]], unit: np.ndarray, free: np.ndarray
+) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """Units that take equally many indices of the same tensor dims: the numbers of these dims, and the units."""
+    span = np.repeat(np.arange(len(spans)), [size for _, (_, size) in spans])
+    pairs, counts = np.unique(unit[free].astype(np.int64) * len(spans) + span[free], return_counts=True)
+    components, places = np.divmod(pairs, max(len(spans), 1))
+    starts = np.flatnonzero(np.diff(components, prepend=-1))
+    found: dict[bytes, list[int]] = defaultdict(list)
+    order = np.lexsort((components[starts], places[starts]))  # as they come in the model
+    ends = np.append(starts[1:], len(pairs))
+    both = np.stack([places, counts], axis=1)
+    for number in order:
+        found[both[starts[number] : ends[number]].tobytes()].append(number)
+    return [
+        (tuple(places[starts[same[0]] : ends[same[0]]].tolist()), components[starts[same]]) for same in found.values()
+    ]
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}#{i}" for i in itertools.count(2))
 
 
 @dataclass(frozen=True, eq=False)

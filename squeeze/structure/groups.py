@@ -175,7 +175,7 @@ class Structure:
         dropped = self._dropped(choice)
         ops = frozenset(op for item in dropped for op in item.ops)
         gone = frozenset(name for item in dropped for name in self.owned(item))
-        return self.costs.after(self._kept(choice), ops, gone)
+        return self.costs.after(self.kept(choice), ops, gone)
 
     def edits(self, choice: Choice) -> tuple[Edit, ...]:
         """The edits that carry out a choice: drops first, then slices of what is left."""
@@ -190,7 +190,7 @@ class Structure:
         ]
         drops += [Drop(b.name, b.modules, b.parameters, b.parts) for b in self.branches if b.name in choice.branches]
         gone = {name for item in self._dropped(choice) for name in self.owned(item)}
-        kept = self._kept(choice)
+        kept = self.kept(choice)
         slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
         return (*drops, *slices)
 
@@ -246,7 +246,7 @@ class Structure:
         )
         return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, pinned=tuple(pins))
 
-    def _kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
+    def kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
         """For every (tensor, dim) that a choice touches: True where an index stays."""
         kept: dict[tuple[str, int], np.ndarray] = {}
         cuts = [

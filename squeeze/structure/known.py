@@ -44,14 +44,12 @@ class Known:
     Attributes:
         readings: For ops that can be read in several ways, which one to take.
         pins: Nodes that a trial showed to be fixed, why, and where.
-        refused: Names of blocks and branches that cannot go.
         scaled: Nodes whose number is used as a number in the code.
         joins: Dimensions of equal size whose indices go together, because the code computes one size from the other.
     """
 
     readings: dict[int, int] = field(default_factory=dict)
     pins: list[Pinned] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)
     scaled: list[np.ndarray] = field(default_factory=list)
     joins: list[_Join] = field(default_factory=list)
     _failed: list[_Failed] = field(default_factory=list)
@@ -73,12 +71,9 @@ class Known:
         return changed
 
     def learn(self, trial: Trial, record: Record, coupling: Coupling, structure: Structure) -> bool:
-        """Take over what a trial found; False if it found nothing."""
-        failures = trial.failures()
+        """Take over what a trial of the groups found; False if it found nothing."""
+        failures = trial.groups()
         for failure in failures:
-            if isinstance(failure.item, str):
-                self.refused.add(failure.item)
-                continue
             nodes = _nodes(coupling, failure.item)
             if self._part(record, nodes):
                 continue

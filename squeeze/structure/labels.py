@@ -139,13 +139,19 @@ def spread(layer: Layer, shape: torch.Size) -> Tensor:
     return layer.ids.view(view).expand(shape)
 
 
+def condensed(full: Tensor) -> Tensor:
+    """The same labels with size 1 along every dimension that is only expanded: what is left to look at is small."""
+    for dim, stride in enumerate(full.stride()):
+        if stride == 0 and full.shape[dim] > 1:
+            full = full.narrow(dim, 0, 1)
+    return full
+
+
 def varying(full: Tensor) -> list[int]:
-    """Dimensions along which a label tensor varies, or could: by strides, then by value."""
-    dims = []
-    for dim in range(full.dim()):
-        if full.shape[dim] > 1 and full.stride(dim) != 0 and not bool((full == full.narrow(dim, 0, 1)).all()):
-            dims.append(dim)
-    return dims
+    """Dimensions along which a label tensor varies: by strides, then by value."""
+    small = condensed(full)
+    long = [dim for dim in range(small.dim()) if small.shape[dim] > 1]
+    return [dim for dim in long if not bool((small == small.narrow(dim, 0, 1)).all())]
 
 
 def along_one(full: Tensor, dim: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from squeeze.structure.context import Call, Context, Rule
-from squeeze.structure.labels import NONE, Labels, Layer, along_one, spread, varying
+from squeeze.structure.labels import NONE, Labels, Layer, along_one, condensed, spread, varying
 
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten"})
 
@@ -63,7 +63,7 @@ def _placed(ctx: Context, full: Tensor, layer: Layer) -> list[Layer]:
     keep = options[0]
     if len(dims) > 1:
         keep = options[ctx.reading(len(options), layer.ids, eager=True) % len(options)]
-        rows = full.movedim(keep, -1).reshape(-1, full.shape[keep])
+        rows = condensed(full).movedim(keep, -1).reshape(-1, full.shape[keep])
         first = rows[0].clone()
         distinct = torch.unique(rows, dim=0)
         ctx.tie(distinct, first.expand_as(distinct))

@@ -15,6 +15,7 @@ from squeeze.errors import TraceError
 from squeeze.structure import rules
 from squeeze.structure.context import Call, Context
 from squeeze.structure.labels import Nodes, named_tensors
+from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 
 
@@ -70,6 +71,7 @@ class Record:
         operands: For each concatenation's number, the ids of each operand along the joined dim.
         shapes: Of all parameters and buffers.
         used: Names of the parameters and buffers that some op used.
+        shapes_out: Of the model's outputs.
     """
 
     context: Context
@@ -80,13 +82,15 @@ class Record:
     outputs: list[int] = field(default_factory=list)
     operands: dict[int, list[Tensor | None]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    shapes_out: list[torch.Size] = field(default_factory=list)
 
 
 class _Labelling(TorchDispatchMode):
     """Runs every op as it is, then applies its rule."""
 
-    def __init__(self, record: Record, names: WeakIdKeyDictionary) -> None:
+    def __init__(self, record: Record, names: WeakIdKeyDictionary, watch: Watch) -> None:
         super().__init__()
+        self.watch = watch
         self.record = record
         self.names = names
         self.made_by = WeakIdKeyDictionary()
@@ -94,6 +98,7 @@ class _Labelling(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         shape = args[0].shape if args and isinstance(args[0], Tensor) else torch.Size()
+        self.watch.step(f"{func} in {self.record.context.module or 'the model'}")
         out = func(*args, **kwargs)
         ran = Call(func, args, kwargs, out, shape)
         context, number = self.record.context, len(self.record.ops)
@@ -124,13 +129,16 @@ class _Labelling(TorchDispatchMode):
         return tuple(self.made_by.get(t, -1) for t in tensors_of(tree))
 
 
-def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int], training: bool = False) -> Record:
+def run_on_labels(
+    model: nn.Module, inputs: Inputs, readings: Mapping[int, int], watch: Watch, training: bool = False
+) -> Record:
     """Run a model once, eagerly, and label everything it touches.
 
     Args:
         model: Left as it was.
         inputs: Its example inputs.
         readings: For the ops that can be read in several ways, which one to take.
+        watch: Is told what runs.
         training: Run in training mode.
 
     Raises:
@@ -143,7 +151,7 @@ def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int],
     for name, tensor in tensors:
         names[tensor] = name
         record.context.set(tensor, nodes.labels(name, tensor))
-    mode = _Labelling(record, names)
+    mode = _Labelling(record, names, watch)
     with quietly(model, training), torch.no_grad(), _calls(model, mode), mode:
         try:
             output = call(model, inputs)
@@ -156,6 +164,7 @@ def run_on_labels(model: nn.Module, inputs: Inputs, readings: Mapping[int, int],
     _tie_recurrent(model, record, names)
     for tensor in tensors_of(output):
         record.outputs.append(mode.made_by.get(tensor, -1))
+        record.shapes_out.append(tensor.shape)
         for layer in record.context.labels(tensor).layers:
             record.context.ledger.pin(layer.ids, "reaches the model's output", "")
     return record

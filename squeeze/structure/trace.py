@@ -1,5 +1,7 @@
 """`trace`: what can be removed from a model."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +13,20 @@ from squeeze.structure.couple import Coupling, cost_model, couple, edges
 from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
 from squeeze.structure.run import Record, run_on_labels
-from squeeze.structure.trial import Trial, stirred
+from squeeze.structure.trial import Dense, Trial
+from squeeze.structure.watch import Tell, Watch
 from squeeze.task import Inputs
 
 _ROUNDS = 24
 
 
-def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
+def trace(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    tell: Tell | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Structure:
     """Find what can be removed from a model, by running it on labels and then trying every cut.
 
     The model is left bit-identical. It runs in eval mode, in its own precision, on its own device.
@@ -25,6 +34,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
     Args:
         model: Any module that runs eagerly.
         example_inputs: A tensor, a tuple of positional or a dict of keyword arguments.
+        tell: Is handed a line every few seconds, if it takes that long: which op or group takes the time.
+        clock: What tells the time.
 
     Returns:
         Groups of units, residual blocks and branches that can go, and what is pinned, with reasons.
@@ -32,28 +43,28 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Structure:
     Raises:
         TraceError: The model does not run on the inputs, or not twice in the same way.
     """
-    known = Known()
-    shaken = stirred(model)
+    known, dense = Known(), Dense(model, example_inputs, Watch(tell, clock))
     for _ in range(_ROUNDS):
-        record = _run(model, example_inputs, known)
+        record = _run(dense, model, known)
         coupling = couple(record, model, known.pins)
         if known.reread(record, _stuck(record, coupling)):
             continue
-        structure = _structure(record, coupling, model, known)
-        if not known.learn(Trial(shaken, example_inputs, structure), record, coupling, structure):
-            return structure
+        structure = _structure(record, coupling, model)
+        trial = Trial(dense, structure, record.shapes_out)
+        if not known.learn(trial, record, coupling, structure):
+            return _without(structure, trial.bodies())
     raise TraceError(
         f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "
         f"{_ROUNDS} trials; make its forward deterministic in eval mode."
     )
 
 
-def _run(model: nn.Module, inputs: Inputs, known: Known) -> Record:
+def _run(dense: Dense, model: nn.Module, known: Known) -> Record:
     """Run on labels; once more in training mode if eval mode leaves parameters unused (auxiliary heads)."""
-    record = run_on_labels(model, inputs, known.readings)
+    record = run_on_labels(model, dense.inputs, known.readings, dense.watch)
     if {name for name, _ in model.named_parameters()} - record.used:
         try:
-            other = run_on_labels(model, inputs, {}, training=True)
+            other = run_on_labels(model, dense.inputs, {}, dense.watch, training=True)
         except TraceError:
             other = None
         if other is not None:
@@ -63,9 +74,9 @@ def _run(model: nn.Module, inputs: Inputs, known: Known) -> Record:
     return record
 
 
-def _structure(record: Record, coupling: Coupling, model: nn.Module, known: Known) -> Structure:
+def _structure(record: Record, coupling: Coupling, model: nn.Module) -> Structure:
     graph = Graph(record, model)
-    structure = Structure(
+    return Structure(
         coupling.groups,
         blocks(graph),
         branches(graph, coupling),
@@ -73,10 +84,14 @@ def _structure(record: Record, coupling: Coupling, model: nn.Module, known: Know
         coupling.pinned,
         cost_model(record, model),
     )
+
+
+def _without(structure: Structure, refused: set[str]) -> Structure:
+    """What is left when these blocks and branches cannot go."""
     return replace(
         structure,
-        blocks=tuple(b for b in structure.blocks if b.name not in known.refused),
-        branches=tuple(b for b in structure.branches if b.name not in known.refused),
+        blocks=tuple(b for b in structure.blocks if b.name not in refused),
+        branches=tuple(b for b in structure.branches if b.name not in refused),
     )
 
 

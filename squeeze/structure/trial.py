@@ -1,11 +1,9 @@
 """The trial: labels cannot see sizes written in the user's code, so every cut is tried on the running model."""
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,292 +11,295 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from squeeze.blame import first_line, line_of
-from squeeze.copying import copied, replace_tensor, sharing
+from squeeze.copying import Holders, copied, sharing
 from squeeze.edits import carry_out
 from squeeze.errors import PlanError
 from squeeze.structure.couple import PRODUCT
+from squeeze.structure.culprits import Failure, Search
+from squeeze.structure.cuts import first_cut, second_cut
 from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.reference import TOLERANCE, agree, masked, shaken, stirred, swapped
 from squeeze.structure.run import quietly
+from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 
-Item = TypeVar("Item", int, str)
-TOLERANCE = 1e-3
-"""How far float32 may be off in a badly conditioned model."""
-NOISE = 1e-6
-"""A relative change of the inputs that no cut can be blamed for."""
+_LEVELS = (1e-5, 3e-5, 1e-4, 3e-4)
+_RESHAPED = "the output changes its shape"
 _MOVED = "the output is not that of the masked model"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a cut does not work.
+class Dense:
+    """The uncut model, whose numbers are stirred so that a misplaced channel shows.
 
-    Attributes:
-        item: Number of the group, or name of the block or branch.
-        reason: In a few words.
-        where: The line of the user's code, or "".
+    Args:
+        model: Is left as it is.
+        inputs: Its example inputs.
+        watch: Is told what is tried.
     """
 
-    item: int | str
-    reason: str
-    where: str
+    def __init__(self, model: nn.Module, inputs: Inputs, watch: Watch) -> None:
+        watch.step("a copy of the model")
+        self.model = stirred(model)
+        self.inputs = inputs
+        self.watch = watch
+
+    def run(self, model: nn.Module) -> list[Tensor]:
+        """The outputs of a model, this one or a smaller one."""
+        with quietly(model), torch.no_grad():
+            return tensors_of(call(model, self.inputs))
+
+    def train(self, model: nn.Module) -> list[Tensor] | None:
+        """As `run`, in training mode; None if the model needs more than example inputs for that."""
+        own = copied(model)  # in training a forward may write to its parameters, and large ones are the given model's
+        try:
+            with quietly(own, training=True), torch.no_grad():
+                return tensors_of(call(own, self.inputs))
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
+            return None
+
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        """Of the model."""
+        return self.run(self.model)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """What outputs may differ by: rounding, enlarged as this model enlarges it, and no more."""
+        with quietly(self.model), torch.no_grad():
+            others = tensors_of(call(self.model, pytree.tree_map_only(Tensor, shaken, self.inputs)))
+        levels = _LEVELS if shapes_of(others) == shapes_of(self.outputs) else ()
+        return next((level for level in levels if agree(self.outputs, others, level / 10)), TOLERANCE)
+
+    def same(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+        """Two outputs differ by no more than the model's tolerance, which is looked into only where it matters."""
+        if agree(expected, found, _LEVELS[0]):
+            return True
+        return agree(expected, found, TOLERANCE) and agree(expected, found, self.tolerance)
+
+    @cached_property
+    def trained(self) -> list[torch.Size] | None:
+        """Of the outputs in training mode."""
+        outputs = self.train(self.model)
+        return None if outputs is None else shapes_of(outputs)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A choice that was carried out: the smaller model and its outputs, or what went wrong."""
+
+    model: nn.Module
+    outputs: Sequence[Tensor] = ()
+    problem: str = ""
+
+    @property
+    def broken(self) -> str:
+        """The problem, unless it is one that the masked model may have as well."""
+        return "" if self.problem == _RESHAPED else self.problem
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """What is cut already, and what goes next.
+
+    Attributes:
+        model: Without what is cut already.
+        before: The choice that is cut already.
+        going: For each group, True where a unit is gone afterwards.
+    """
+
+    model: nn.Module
+    before: Choice
+    going: tuple[np.ndarray, ...]
+
+    def choice(self, numbers: Sequence[int]) -> Choice:
+        """What is cut already, and what goes next of some groups."""
+        wanted = set(numbers)
+        pairs = enumerate(zip(self.before.units, self.going, strict=True))
+        return replace(self.before, units=tuple(new if i in wanted else old for i, (old, new) in pairs))
 
 
 class Trial:
-    """Tries cuts on a model whose numbers are `stirred`, so that a misplaced channel shows.
+    """Tries the cuts of a structure, in two stages: about half of every group, then more of what is left.
+
+    The second stage is tried on the model that the first one left, in a fraction of the first one's time. What is right
+    by chance in one stage, because what is left happens to be the share that the code computes, is not in the other.
+
+    Args:
+        dense: The uncut model.
+        structure: What is believed of it.
+        shapes: Of the outputs, where they were seen last.
 
     Attributes:
-        scaled: Numbers of groups whose size the code uses as a number (1/√d in attention), found by `failures`.
+        scaled: Numbers of groups whose size the code uses as a number (1/√d in attention), found by `groups`.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, structure: Structure) -> None:
-        self.inputs = inputs
+    def __init__(self, dense: Dense, structure: Structure, shapes: Sequence[torch.Size]) -> None:
+        self.dense = dense
         self.structure = structure
-        self.model = model
-        self.dense = self._run(self.model)
-        self.tolerance = self._conditioning()
-        self.trained: list[Tensor] | None = None
-        self.random = np.random.default_rng(0)
         self.scaled: set[int] = set()
+        self._shapes = list(shapes)
+        sizes = [group.size for group in structure.groups]
+        self._every = [number for number, size in enumerate(sizes) if size > 1]
+        first = tuple(first_cut(size, number) for number, size in enumerate(sizes))
+        second = tuple(second_cut(gone, number) for number, gone in enumerate(first))
+        self._later = (first, second)
+        self._stage = _Stage(dense.model, structure.nothing(), first)
+        self._cuts: dict[tuple[int, ...], _Cut] = {}
+        self._done = _Cut(dense.model)
 
-    def failures(self) -> list[Failure]:
-        """What breaks the model, or moves its output, when it is cut: of the first kind of cut that does."""
-        sizes = {number: group.size for number, group in enumerate(self.structure.groups) if group.size > 1}
-        one, half = ({number: make(size) for number, size in sizes.items()} for make in (self._one, self._half))
-        exact = [number for number in sizes if self.structure.groups[number].exact]
-        inexact = [number for number in sizes if not self.structure.groups[number].exact]
-        for numbers, cut in ((exact, one), (inexact, one), (exact, half), (inexact, half), (list(sizes), half)):
-            if numbers not in (exact, inexact):
-                self.trained = self._run_training(self.model)
-            bad = self._culprits(numbers, partial(self._cut, cut))
-            if bad or self.scaled:
-                return bad
-        if bad := self._culprits(inexact, self._swap):
-            return bad
-        bad = self._culprits([b.name for b in self.structure.blocks], self._drop_blocks)
+    def groups(self) -> list[Failure[int]]:
+        """The groups that break the model, or move its output, when they are cut: of the first trouble that shows."""
+        every = self._every
+        exact = [number for number in every if self.structure.groups[number].exact]
+        for going in self._later:
+            self._stage = replace(self._stage, going=going)
+            for numbers, trouble in ((every, self._breaks), (exact, self._moves)):
+                found = Search(trouble, self._kind, self.scaled).culprits(numbers)
+                if found or self.scaled:
+                    return found
+            self._advance()
+        inexact = [number for number in every if number not in exact]
+        found = Search(self._unlearns, self._kind, self.scaled).culprits(every)
+        return found or Search(self._swaps, self._kind).culprits(inexact)
+
+    def bodies(self) -> set[str]:
+        """The blocks and branches that cannot go, tried on what `groups` left: it is quicker."""
+        bad = Search(self._drops_blocks, _numberless).culprits([b.name for b in self.structure.blocks])
         by_concat: dict[str, list[str]] = {}
         for branch in self.structure.branches:
             by_concat.setdefault(branch.concat, []).append(branch.name)
         for turn in (0, 1):
             names = [n for siblings in by_concat.values() for i, n in enumerate(siblings) if i % 2 == turn]
-            bad += self._culprits(names, self._drop_branches)
-        return bad
+            bad += Search(self._drops_branches, _numberless).culprits(names)
+        return {failure.item for failure in bad}
 
-    def _one(self, size: int) -> np.ndarray:
-        gone = np.zeros(size, dtype=bool)
-        gone[size // 2] = True
-        return gone
+    def _kind(self, number: int) -> str:
+        return _numberless(" ".join(f"{axis.tensor}[{axis.dim}]" for axis in self.structure.groups[number].axes))
 
-    def _half(self, size: int) -> np.ndarray:
-        gone = self.random.random(size) < 0.5
-        gone[self.random.integers(size)] = False
-        return gone
+    def _advance(self) -> None:
+        """From here on, what goes of all groups is gone."""
+        self._done = self._cut(self._every)
+        self._stage = replace(self._stage, model=self._done.model, before=self._stage.choice(self._every))
+        self._cuts = {}
 
-    def _culprits(self, items: Sequence[Item], attempt: Callable[[Sequence[Item]], str]) -> list[Failure]:
-        """The items that break an attempt, by bisection; `attempt` returns "" or what went wrong."""
-        if not items or not (problem := attempt(items)):
-            return []
-        if len(items) == 1 or self._alike(items, attempt):
-            reason, _, where = problem.partition(" @ ")
-            return [Failure(item, reason, where) for item in items]
-        middle = len(items) // 2
-        found = self._culprits(items[:middle], attempt) + self._culprits(items[middle:], attempt)
-        failed = {failure.item for failure in found}
-        rest = [item for item in items if item not in failed and item not in self.scaled]
-        if len(rest) < len(items):
-            return found + (self._together(rest, attempt) if attempt(rest) else [])
-        return self._together(rest, attempt)
+    def _cut(self, numbers: Sequence[int]) -> _Cut:
+        """The one with all groups is needed again, and kept."""
+        key = tuple(numbers)
+        self._say([self.structure.groups[number].name for number in numbers])
+        cut = self._cuts.get(key) or self._carried_out(self._stage.choice(numbers))
+        if key == tuple(self._every):
+            self._cuts[key] = cut
+        return cut
 
-    def _alike(self, items: Sequence[Item], attempt: Callable[[Sequence[Item]], str]) -> bool:
-        """The same layer in a row of blocks, the first and the last of which break the model: all of them stay."""
-        kinds = {re.sub(r"\d+", "#", self._name(item)) for item in items}
-        return len(items) > 2 and len(kinds) == 1 and bool(attempt(items[:1])) and bool(attempt(items[-1:]))
+    def _say(self, names: Sequence[str]) -> None:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        self.dense.watch.step(f"trying to cut {''.join(names[:1])}{more}")
 
-    def _name(self, item: int | str) -> str:
-        if isinstance(item, str):
-            return item
-        axes = self.structure.groups[item].axes
-        return " ".join(f"{axis.tensor}[{axis.dim}]" for axis in axes)
+    def _carried_out(self, choice: Choice) -> _Cut:
+        smaller = sharing(self.dense.model)
+        try:
+            outputs = self.dense.run(carry_out(smaller, self.structure.edits(choice)))
+        except PlanError as error:
+            return _Cut(smaller, problem=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
+            return _Cut(smaller, problem=f"{type(error).__name__}: {first_line(error)} @ {line_of(error)}")
+        # Where data decide about shapes, the model whose numbers are stirred may return others.
+        if shapes_of(outputs) != self._shapes and shapes_of(outputs) != shapes_of(self.dense.outputs):
+            return _Cut(smaller, outputs, _RESHAPED)
+        return _Cut(smaller, outputs)
 
-    def _together(self, items: list[Item], attempt: Callable[[Sequence[Item]], str]) -> list[Failure]:
-        """Items that only fail in company: the last of the shortest failing prefix goes, until none fails."""
-        found: list[Failure] = []
-        while items and (problem := attempt(items)):
-            low, high = 0, len(items)
-            while low + 1 < high:
-                middle = (low + high) // 2
-                low, high = (low, middle) if (shorter := attempt(items[:middle])) else (middle, high)
-                problem = shorter or problem
-            reason, _, where = problem.partition(" @ ")
-            found.append(Failure(items.pop(high - 1), f"must shrink together with another layer: {reason}", where))
-        return found
+    def _breaks(self, numbers: Sequence[int]) -> str:
+        cut = self._cut(numbers)
+        # A detector's shapes may follow from its numbers: then they are the masked model's.
+        if cut.problem == _RESHAPED and (expected := self._expected(numbers)) is not None:
+            return "" if shapes_of(expected) == shapes_of(cut.outputs) else cut.problem
+        return cut.problem
 
-    def _cut(self, gone: dict[int, np.ndarray], numbers: Sequence[int]) -> str:
-        nothing = self.structure.nothing()
-        units = tuple(gone[number] if number in numbers else kept for number, kept in enumerate(nothing.units))
-        choice = replace(nothing, units=units)
-        problem = self._attempt(choice)
-        if problem == _MOVED and len(numbers) == 1 and self._only_scaled(numbers[0], choice):
-            self.scaled.add(numbers[0])
+    def _expected(self, numbers: Sequence[int]) -> list[Tensor] | None:
+        """The outputs of the masked model; None if a mask is not a removal."""
+        reference = self._masked(numbers)
+        return None if reference is None else self.dense.run(reference)
+
+    def _masked(self, numbers: Sequence[int]) -> nn.Module | None:
+        stage = self._stage
+        going = replace(stage.before, units=_only(numbers, stage.going))
+        return masked(stage.model, self.structure, going, stage.before)
+
+    def _unlearns(self, numbers: Sequence[int]) -> str:
+        if len(numbers) == len(self._every):
+            return self._trouble_in_training(self._done)
+        cut = self._carried_out(replace(self._stage.before, units=_only(numbers, self._stage.before.units)))
+        return cut.broken or self._trouble_in_training(cut)
+
+    def _trouble_in_training(self, cut: _Cut) -> str:
+        trained = self.dense.train(cut.model)
+        if trained is not None and shapes_of(trained) == shapes_of(cut.outputs):
             return ""
-        return problem
+        if self.dense.trained is None or (trained is not None and shapes_of(trained) == self.dense.trained):
+            return ""
+        return "the model does not train"
 
-    def _swap(self, numbers: Sequence[int]) -> str:
-        """Where a mask is not a removal: no weight may notice that units change places."""
-        tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
-        fresh: dict[str, Tensor] = {}
-        for number in numbers:
+    def _moves(self, numbers: Sequence[int]) -> str:
+        cut = self._cut(numbers)
+        if cut.broken:
+            return cut.broken
+        reference = self._masked(numbers)
+        if reference is None or self.dense.same(self.dense.run(reference), cut.outputs):
+            return ""
+        products = [n for n in numbers if self.structure.groups[n].note == PRODUCT]
+        if products and self._only_scaled(reference, products, cut):
+            self.scaled.update(products)
+            return ""
+        return _MOVED
+
+    def _only_scaled(self, reference: nn.Module, products: Sequence[int], cut: _Cut) -> bool:
+        """Attention by hand divides by √d, a size that labels cannot see: the only difference is that factor."""
+        tensors, holders = dict(reference.named_parameters()), Holders(reference)
+        for number in products:
+            before, after = ((~gone[number]).sum() for gone in (self._stage.before.units, self._stage.going))
             for axis in self.structure.groups[number].axes:
-                tensor = fresh.get(axis.tensor, tensors[axis.tensor])
-                order = torch.as_tensor(turned(axis.units), device=tensor.device)
-                fresh[axis.tensor] = tensor.detach().index_select(axis.dim, order)
-        twin = sharing(self.model)
-        for name, tensor in fresh.items():
-            replace_tensor(twin, tensors[name], _as(tensors[name], tensor))
-        same = agree(self.dense, self._run(twin), self.tolerance)
+                if axis.tensor in tensors and not axis.reads:
+                    scaled = nn.Parameter(tensors[axis.tensor].detach() * float(before / after) ** 0.25)
+                    holders.replace(tensors[axis.tensor], scaled)
+                    tensors[axis.tensor] = scaled
+        return self.dense.same(self.dense.run(reference), cut.outputs)
+
+    def _swaps(self, numbers: Sequence[int]) -> str:
+        """Where a mask is not a removal: no weight may notice that units change places."""
+        stage = self._stage
+        twin = swapped(stage.model, self.structure, numbers, stage.before)
+        same = self.dense.same(self._done.outputs, self.dense.run(twin))
         return "" if same else "its channels are not alike: another order of them is another function"
 
-    def _only_scaled(self, number: int, choice: Choice) -> bool:
-        """Attention by hand divides by √d, a size that labels cannot see: the only difference is that factor."""
-        group, gone = self.structure.groups[number], choice.units[number]
-        reference = masked(self.model, self.structure, choice)
-        if reference is None or group.note != PRODUCT:
-            return False
-        tensors = dict(reference.named_parameters())
-        factor = (group.size / int((~gone).sum())) ** 0.25
-        with torch.no_grad():
-            for axis in group.axes:
-                if axis.tensor in tensors and not axis.reads:
-                    tensors[axis.tensor].mul_(factor)
-        return agree(
-            self._run(reference),
-            self._run(carry_out(sharing(self.model), self.structure.edits(choice))),
-            self.tolerance,
-        )
+    def _drops_blocks(self, names: Sequence[str]) -> str:
+        return self._drops(replace(self.structure.nothing(), blocks=frozenset(names)))
 
-    def _drop_blocks(self, names: Sequence[str]) -> str:
-        return self._attempt(replace(self.structure.nothing(), blocks=frozenset(names)))
+    def _drops_branches(self, names: Sequence[str]) -> str:
+        return self._drops(replace(self.structure.nothing(), branches=frozenset(names)))
 
-    def _drop_branches(self, names: Sequence[str]) -> str:
-        return self._attempt(replace(self.structure.nothing(), branches=frozenset(names)))
-
-    def _attempt(self, choice: Choice) -> str:
-        """Carry out a choice and compare with the masked model; "" if all is well."""
-        try:
-            smaller = carry_out(sharing(self.model), self.structure.edits(choice))
-            found = self._run(smaller)
-        except PlanError as error:
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
-            return f"{type(error).__name__}: {first_line(error)} @ {line_of(error)}"
-        reference = masked(self.model, self.structure, choice)
-        expected = self.dense if reference is None else self._run(reference)
-        if [t.shape for t in found] != [t.shape for t in expected]:  # a detector's may follow from its numbers
-            return "the output changes its shape"
-        if self.trained is not None:
-            in_training = self._run_training(smaller)
-            if in_training is None or [t.shape for t in in_training] != [t.shape for t in self.trained]:
-                return "the model does not train"
-        return "" if reference is None or agree(expected, found, self.tolerance) else _MOVED
-
-    def _conditioning(self) -> float:
-        """What outputs may differ by: rounding, enlarged as this model enlarges it, and no more."""
-        shaken = self._run(self.model, pytree.tree_map_only(Tensor, _shaken, self.inputs))
-        same = [t.shape for t in shaken] == [t.shape for t in self.dense]
-        levels = (1e-5, 3e-5, 1e-4, 3e-4) if same else ()
-        return next((level for level in levels if agree(self.dense, shaken, level / 10)), TOLERANCE)
-
-    def _run(self, model: nn.Module, inputs: Inputs = None) -> list[Tensor]:
-        with quietly(model), torch.no_grad():
-            return tensors_of(call(model, self.inputs if inputs is None else inputs))
-
-    def _run_training(self, model: nn.Module) -> list[Tensor] | None:
-        """As `_run`, in training mode; None if the model needs more than example inputs for that."""
-        try:
-            with quietly(model, training=True), torch.no_grad():
-                return tensors_of(call(model, self.inputs))
-        except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
-            return None
+    def _drops(self, bodies: Choice) -> str:
+        stage = self._stage
+        self._say(sorted(bodies.blocks | bodies.branches))
+        cut = self._carried_out(replace(bodies, units=stage.before.units))
+        if trouble := cut.broken or self._trouble_in_training(cut):
+            return trouble
+        reference = masked(stage.model, self.structure, bodies, stage.before)
+        if reference is None:
+            return cut.problem
+        return "" if self.dense.same(self.dense.run(reference), cut.outputs) else _MOVED
 
 
-def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module | None:
-    """A model in which nothing is read of what a choice removes; None if that is not the same as removing it.
-
-    Tensors that are not masked are those of the given model.
-    """
-    groups = [(g, gone) for g, gone in zip(structure.groups, choice.units, strict=True) if gone.any()]
-    blocks = [b for b in structure.blocks if b.name in choice.blocks]
-    if any(not group.exact for group, _ in groups) or any(not block.scales for block in blocks):
-        return None
-    axes = [(axis, gone) for group, gone in groups for axis in group.axes if axis.reads or not group.maskable]
-    axes += [
-        (axis, np.ones(1, dtype=bool))
-        for b in structure.branches
-        if b.name in choice.branches
-        for axis in b.reads
-        if axis.reads
-    ]
-    reference = sharing(model)
-    tensors = dict([*reference.named_parameters(), *reference.named_buffers()])
-    touched = {axis.tensor for axis, _ in axes} | {name for block in blocks for name in block.scales}
-    fresh = {name: _twin(tensors[name]) for name in touched}
-    for name, twin in fresh.items():
-        replace_tensor(reference, tensors[name], twin)
-    with torch.no_grad():
-        for axis, gone in axes:
-            index = np.flatnonzero((axis.units >= 0) & gone[axis.units])
-            fresh[axis.tensor].index_fill_(axis.dim, torch.as_tensor(index, device=fresh[axis.tensor].device), 0)
-        for block in blocks:
-            for name in block.scales:
-                fresh[name].zero_()
-    return reference
+def shapes_of(tensors: Sequence[Tensor]) -> list[torch.Size]:
+    """Their shapes, in order."""
+    return [tensor.shape for tensor in tensors]
 
 
-def turned(units: np.ndarray) -> np.ndarray:
-    """An order of indices in which every unit stands where the one before it stood."""
-    order = np.arange(len(units))
-    inside = np.flatnonzero(units >= 0)
-    places = inside[np.argsort(units[inside], kind="stable")].reshape(units.max() + 1, -1)
-    order[places] = np.roll(places, -1, axis=0)
-    return order
+def _only(numbers: Sequence[int], units: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """What goes of some groups; the others are whole."""
+    wanted = set(numbers)
+    return tuple(gone & (number in wanted) for number, gone in enumerate(units))
 
 
-def _twin(tensor: Tensor) -> Tensor:
-    return _as(tensor, tensor.detach().clone())
-
-
-def _as(like: Tensor, tensor: Tensor) -> Tensor:
-    return nn.Parameter(tensor, requires_grad=like.requires_grad) if isinstance(like, nn.Parameter) else tensor
-
-
-def stirred(model: nn.Module) -> nn.Module:
-    """A copy with slightly different floating-point numbers everywhere: equal channels become unequal."""
-    twin = copied(model)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in [*twin.parameters(), *twin.buffers()]:
-            if tensor.is_floating_point() and tensor.numel():
-                noise = torch.rand(tensor.shape, generator=generator).to(tensor)
-                tensor.mul_(0.9 + 0.2 * noise).add_(0.02 * noise.flip(0) if tensor.dim() else 0.02 * noise)
-    return twin
-
-
-def _shaken(tensor: Tensor) -> Tensor:
-    """Slightly other numbers, if they are numbers."""
-    if not tensor.is_floating_point():
-        return tensor
-    generator = torch.Generator().manual_seed(1)
-    return tensor * (1 + NOISE * torch.randn(tensor.shape, generator=generator).to(tensor))
-
-
-def agree(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:
-    """``max|expected − found| ≤ tolerance · max|expected|``, output by output; NaN agrees with NaN."""
-    for a, b in zip(expected, found, strict=True):
-        if a.shape != b.shape:
-            return False
-        if not a.is_floating_point():
-            continue
-        scale = float(torch.nan_to_num(a, 0, 0, 0).abs().max()) if a.numel() else 0.0
-        if math.isfinite(scale) and not torch.allclose(a, b, rtol=0, atol=tolerance * scale + 1e-30, equal_nan=True):
-            return False
-    return True
+def _numberless(name: str) -> str:
+    """The same for like places in a row of like modules."""
+    return re.sub(r"\d+", "#", name)

@@ -61,3 +61,32 @@ def test_only_what_lies_between_the_marks_is_replaced(results: Path, tmp_path: P
 
 def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
     assert tables.tables(tmp_path) == "No results yet."
+
+
+def taken(**steps: float) -> dict[str, dict[str, float]]:
+    return {step: {"wall": 9.0, "cpu": cpu} for step, cpu in steps.items()}
+
+
+def test_a_trace_stands_beside_its_peer_and_what_the_peer_could_not_do_is_said(tmp_path: Path) -> None:
+    ours = taken(trace=0.5, plan=0.01, rewrite=0.1, score=0.15)
+    common = {"squeeze": ours, "forward": taken(forward=0.1), "memory": {"model": 100, "forward": 40, "trace": 150}}
+    networks = {
+        "quick": common | {"torch-pruning": taken(build_dependency=0.2, pruner=0.21, step=0.35), "notes": {}},
+        "endless": common | {"notes": {"torch-pruning": "not done after 300 s"}},
+        "small": {"squeeze": ours, "forward": taken(forward=0.1), "notes": {}},
+    }
+    found = {"setup": {"threads": 1, "repeats": 3}, "networks": networks, "made": MADE}
+    (tmp_path / "trace.json").write_text(json.dumps(found))
+    lines = tables.tables(tmp_path).splitlines()
+    assert "| quick | 0.10 | 0.51 | 0.41 | 0.25 | 0.35 | 150 of 240 MiB |" in lines
+    assert "| endless | 0.10 | 0.51 | not done after 300 s | 0.25 | not done after 300 s | 150 of 240 MiB |" in lines
+    assert "| small | 0.10 | 0.51 |" in lines
+
+
+def test_speed_is_compared_with_the_macs_that_were_saved(tmp_path: Path) -> None:
+    backend = {"before": {"median": 100.0}, "after": {"median": 62.5}, "speedup": 1.6, "ratio": 0.8}
+    row = {"macs": {"before": 4000, "after": 2000}, "pytorch": backend, "onnxruntime": backend}
+    setup = {"macs": 0.5, "round_to": 8, "threads": 1, "repeats": 50, "batch": 1}
+    (tmp_path / "latency.json").write_text(json.dumps({"setup": setup, "networks": {"net": row}, "made": MADE}))
+    cell = "100 → 62.5, 1.60×, ratio 0.80"
+    assert f"| net | 50.0% | {cell} | {cell} |" in tables.tables(tmp_path).splitlines()
