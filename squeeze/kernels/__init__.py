@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from squeeze.kernels.native import code
 from squeeze.kernels.operands import ClusteredOperands as ClusteredOperands
@@ -22,6 +23,8 @@ def clustered_conv2d(x: Tensor, operands: ClusteredOperands) -> Tensor | None:
         (batch, N, H', W'), or None where no native kernel applies; then the caller convolves with expanded kernels.
     """
     if torch.compiler.is_exporting() or x.dtype is not torch.float32 or x.device.type != "cpu" or fits(operands):
+        return None
+    if is_in_torch_dispatch_mode():  # somebody counts or traces what runs: measuring would be counted, too
         return None
     from squeeze.kernels import operator
 

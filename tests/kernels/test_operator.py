@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from squeeze.kernels import choice, clustered_conv2d, native, operator, way
 from squeeze.kernels.choice import Cache
@@ -106,3 +107,11 @@ def test_the_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         assert way(x, random_operands()) == expected
     assert "float32" in way(x.double(), random_operands())
     assert "dilated" in way(x, replace(random_operands(), dilation=(2, 2)))
+
+
+def test_what_is_counted_runs_once_and_is_not_measured() -> None:
+    operands, x = random_operands(), torch.randn(1, 16, 8, 8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert clustered_conv2d(x, operands) is None
+        operands.convolve(x)
+    assert counter.get_total_flops() == 2 * 24 * 16 * 9 * 64
