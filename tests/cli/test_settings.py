@@ -103,5 +103,5 @@ def test_settings_are_listed_with_type_default_and_documentation() -> None:
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="gal, magnitude or file.py:Pass, got 'magnitud'; did you mean 'magnitude'"):
+    with pytest.raises(InputError, match="gal, kse, magnitude or file.py:Pass, got 'magnitud'; did you mean 'magnitude'"):
         find_pass("magnitud")
