@@ -103,24 +103,29 @@ SIDES: dict[str, Callable[[Network], dict[str, Seconds]]] = {
 }
 
 
-def memory(name: str) -> dict[str, float]:
-    """Peaks of the process's memory above what the network takes, in MiB: of a forward pass, then of a trace."""
+MEMORIES: dict[str, Callable[[Network], Any]] = {
+    "memory-forward": forward,
+    "memory-trace": lambda network: squeeze.trace(network.model, network.x),
+}
+"""What is looked at for memory, each in a process of its own: what is freed stays with the process."""
+
+
+def memory(name: str, side: str) -> dict[str, float]:
+    """MiB that the network takes, and that a process grows by at most."""
     network = Network(name)
     model = sum(t.numel() * t.element_size() for t in [*network.model.parameters(), *network.model.buffers()])
-    gc.collect()
-    found = {"model": model / 2**20}
-    warm_up(network)
-    for side, run in (
-        ("forward", lambda: forward(network)),
-        ("trace", lambda: squeeze.trace(network.model, network.x)),
-    ):
-        found[side] = peak(run)
-    return found
+    tiny()
+    return {"model": model / 2**20, "peak": peak(lambda: MEMORIES[side](network))}
 
 
 def warm_up(network: Network) -> None:
-    """Libraries allocate what they keep in the first pass; a tiny trace imports what is imported late."""
+    """Libraries allocate what they keep in the first pass."""
     forward(network)
+    tiny()
+
+
+def tiny() -> None:
+    """Imports what is imported late."""
     squeeze.trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(1, 4))
 
 
@@ -150,8 +155,8 @@ def resident() -> int:
 def one(arguments: argparse.Namespace) -> None:
     """In a process of its own: warm up, then measure once, and print JSON."""
     torch.set_num_threads(arguments.threads)
-    if arguments.side == "memory":
-        print(json.dumps(memory(arguments.network)))
+    if arguments.side in MEMORIES:
+        print(json.dumps(memory(arguments.network, arguments.side)))
         return
     network = Network(arguments.network)
     warm_up(network)
@@ -162,12 +167,12 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every network on every side, in turn, a process for each measurement; medians of what ended in time."""
     rows: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys([*arguments.networks, *(LINEAR if arguments.linear else ())]):
-        sides = [*SIDES, "memory"] if name in arguments.networks else ["squeeze", "forward"]
+        sides = [*SIDES, *MEMORIES] if name in arguments.networks else ["squeeze", "forward"]
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         notes: dict[str, str] = {}
         for turn in range(arguments.repeats):
             for side in [*sides[turn % 2 :], *sides[: turn % 2]]:
-                if side not in notes and not (side == "memory" and turn):
+                if side not in notes and not (side in MEMORIES and turn):
                     perform(name, side, arguments, runs, notes)
         rows[name] = {"notes": notes} | {side: medians(found) for side, found in runs.items() if found}
         print(name, json.dumps(rows[name]), flush=True)
@@ -213,7 +218,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=int, default=300, help="seconds for one measurement; default %(default)s")
     parser.add_argument("--linear", action=argparse.BooleanOptionalAction, default=True, help="how the time grows")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--side", choices=[*SIDES, "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=[*SIDES, *MEMORIES], help=argparse.SUPPRESS)
     parser.add_argument("--network", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -79,13 +79,12 @@ def tracing(found: dict[str, Any]) -> list[str]:
     for name, row in found["networks"].items():
         ours = row["squeeze"]
         cells = [name, seconds(row.get("forward"), "forward"), seconds(ours, "trace", "plan")]
-        if "memory" in row:
+        if "memory-trace" in row:
             peer, note = row.get("torch-pruning"), row["notes"].get("torch-pruning", "")
-            memory = row["memory"]
-            allowed = 2 * memory["model"] + memory["forward"]
+            allowed = 2 * row["memory-trace"]["model"] + row["memory-forward"]["peak"]
             cells += [seconds(peer, "build_dependency", "pruner") if peer else note]
             cells += [seconds(ours, "score", "rewrite"), seconds(peer, "step") if peer else note]
-            rows.append([*cells, f"{memory['trace']:.0f} of {allowed:.0f} MiB"])
+            rows.append([*cells, f"{row['memory-trace']['peak']:.0f} of {allowed:.0f} MiB"])
         else:
             grown.append(cells)
     setup, made = found["setup"], found["made"]

@@ -115,11 +115,13 @@ class Known:
 
 def _equal(outer: Group, inner: Group) -> Iterator[tuple[Place, Place]]:
     """Dimensions that a layer between two groups reads, and that a reader of the inner one reads, of one size."""
-    sent = {axis.tensor for axis in inner.axes if not axis.reads}
+    sent, seen = {axis.tensor for axis in inner.axes if not axis.reads}, set[tuple[bytes, bytes]]()
     for given in outer.axes:
         if given.reads and given.tensor in sent and _whole(given):
             for read in inner.axes:
-                if read.reads and _whole(read) and len(read.units) == len(given.units):
+                ties = given.units.tobytes(), read.units.tobytes()  # where they are equal, so are the joins
+                if read.reads and _whole(read) and len(read.units) == len(given.units) and ties not in seen:
+                    seen.add(ties)
                     yield (given.tensor, given.dim), (read.tensor, read.dim)
 
 
