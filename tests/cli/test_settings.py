@@ -103,5 +103,6 @@ def test_settings_are_listed_with_type_default_and_documentation() -> None:
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="gal, kse, magnitude or file.py:Pass, got 'magnitud'; did you mean 'magnitude'"):
+    known = "gal, kse, magnitude or file.py:Pass"
+    with pytest.raises(InputError, match=f"{known}, got 'magnitud'; did you mean 'magnitude'"):
         find_pass("magnitud")
