@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from squeeze.errors import InputError
-from squeeze.task import Batch, Task
+from squeeze.task import Batch, Task, widened
 
 Divergence = Literal["kl", "mse"]
 
@@ -25,7 +25,7 @@ def divergence(student: Tensor, teacher: Tensor, kind: Divergence, temperature: 
             section 2); "mse": the mean squared difference, also taken if D is 1, where a softmax says nothing.
         temperature: T.
     """
-    student, teacher = student.float(), teacher.detach().float()
+    student, teacher = widened(student), widened(teacher.detach())
     if kind == "mse" or student.shape[-1] == 1:
         return functional.mse_loss(student, teacher)
     wanted = functional.log_softmax(teacher / temperature, dim=-1)

@@ -113,7 +113,7 @@ class SoftMasks(nn.Module):
         owned = self._owned(model)
         squares = self.values.new_zeros(len(self.values) + 1)
         for (tensor, dim), index in zip(self._places, self.index.split(self._lengths), strict=True):
-            square = owned[tensor].float().square()
+            square = owned[tensor].to(squares.dtype).square()
             kept = square.sum().view(1) if dim is None else square.movedim(dim, 0).flatten(1).sum(1)
             squares.index_add_(0, index, kept)
         return squares[:-1].sqrt()

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from squeeze import processes
+from squeeze.task import widened
 
 _ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _DEFAULTS: Mapping[str, Any] = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
@@ -53,7 +54,7 @@ class _Sum(torch.autograd.Function):
 def _normalised(given: Mapping[str, Any], present: bool) -> Tensor:
     """`torch.nn.functional.batch_norm` in training, with sums over processes in place of sums."""
     x: Tensor = given["input"]
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = widened(x)
     dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
     counts = 1.0 if present else 0.0
     local = wide.new_tensor([counts * (x.numel() // max(1, x.shape[1]))])

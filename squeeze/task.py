@@ -75,6 +75,11 @@ def tensors_of(tree: Any) -> list[Tensor]:
     return leaves
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """The same numbers in float32, or in float64 if they are: what sums are made in, whatever a model computes in."""
+    return tensor if tensor.dtype is torch.float64 else tensor.float()
+
+
 def check_inputs(model: nn.Module, inputs: Inputs) -> None:
     """Run the model once in eval mode.
 

@@ -42,18 +42,25 @@ def uneven_task(batch: int) -> ToyTask:
     return task
 
 
+def like(net: nn.Module, task: ToyTask) -> ToyTask:
+    """Images in the precision of the net."""
+    task.images = task.images.to(next(net.parameters()).dtype)
+    return task
+
+
 def tuned(net: nn.Module, batch: int, run: Run, **settings: object) -> dict[str, Tensor]:
     """The weights after two epochs of fine-tuning, and what was logged."""
     teacher = tiny_net(dropout=0)
     finetuning = FineTune(**{"epochs": 2, "lr": 0.05, "warmup": 2, **settings})
-    model, history = finetune(net, teacher, uneven_task(batch), finetuning, (), run)
+    task = like(net, uneven_task(batch))
+    model, history = finetune(net, teacher.to(task.images.dtype), task, finetuning, (), run)
     logged = {f"logged {name}": torch.tensor([epoch[name] for epoch in history]) for name in history[0]}
     return {**model.state_dict(), **logged}
 
 
 def searched(net: nn.Module, batch: int, run: Run, **settings: object) -> dict[str, Tensor]:
     """Masks, weights and what goes after two epochs of GAL."""
-    task = uneven_task(batch)
+    task = like(net, uneven_task(batch))
     gal = GAL(**{"macs": 0.5, "epochs": 2, "round_to": 1, "lr_mask": 0.02, "lr_generator": 1e-3, **settings})
     found = gal.search(net, trace(net, task.example_inputs), task, run)
     edits = {f"edit {edit.tensor} {edit.dim}": torch.tensor(edit.keep) for edit in found.edits}
@@ -88,8 +95,10 @@ PHASES: dict[str, Callable[[Run], dict[str, Tensor]]] = {
     "tuned-doubled": lambda run: tuned(tiny_net(dropout=0), 16, run, accumulate=2),
     "tuned-whole": lambda run: tuned(normless_net(), 30, run),
     "tuned-accumulated": lambda run: tuned(normless_net(), 15, run, accumulate=2),
+    "tuned-precise": lambda run: tuned(tiny_net(dropout=0).double(), 16, run),
     "searched": lambda run: searched(tiny_net(dropout=0), 16, run),
     "searched-normless": lambda run: searched(normless_net(), 16, run, mask_step=3),
+    "searched-precise": lambda run: searched(tiny_net(dropout=0).double(), 16, run, mask_step=2),
     "searched-whole": lambda run: searched(normless_net(), 30, run),
     "searched-accumulated": lambda run: searched(normless_net(), 15, run, accumulate=2),
     "disunited": disunited,
@@ -104,7 +113,10 @@ def carried_out(phase: str, run: Run) -> dict[str, Tensor]:
 
 
 SCENARIOS: dict[str, tuple[str, ...]] = {
-    "whole": ("tuned", "tuned-normless", "tuned-doubled", "searched", "searched-normless"),
+    "whole": (
+        *("tuned", "tuned-normless", "tuned-doubled", "tuned-precise"),
+        *("searched", "searched-normless", "searched-precise"),
+    ),
     "first": ("kill=0:step:7", "tuned"),
     "first resumed": ("resume", "tuned"),
     "second": ("kill=1:write:5", "kill=1:step:7", "tuned"),

@@ -32,7 +32,8 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, d) features to (N,) logits."""
+        """(N, d) features, in any precision, to (N,) logits."""
+        features = features.to(self.layers[0].weight.dtype)
         for layer in self.layers[:-1]:
             features = torch.relu(layer(features))
         logits: Tensor = self.layers[-1](features)

@@ -133,8 +133,10 @@ class GAL:
         device = next((p.device for p in generator.parameters()), torch.device("cpu"))
         budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
         steering = Steering(masks, structure, budget, self.round_to)
-        masks.to(device)
-        return GALLearner(generator, baseline, Discriminator(width, run.seed).to(device), steering, self, steps)
+        kind = torch.float64 if any(p.dtype is torch.float64 for p in generator.parameters()) else torch.float32
+        masks.to(device, kind)
+        discriminator = Discriminator(width, run.seed).to(device, kind)
+        return GALLearner(generator, baseline, discriminator, steering, self, steps)
 
     def _found(
         self,

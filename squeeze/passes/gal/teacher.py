@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from squeeze.copying import eval_copy
 from squeeze.errors import InputError
-from squeeze.task import Batch, Task
+from squeeze.task import Batch, Task, widened
 
 
 class Features(nn.Module):
@@ -28,9 +28,9 @@ class Features(nn.Module):
         self.scale = scale
 
     def forward(self, batch: Batch) -> Tensor:
-        """(N, D) float features of a batch."""
+        """(N, D) features of a batch, in float32 or float64."""
         features = self.task.features(self.model, batch)
-        return features.reshape(len(features), -1).float() / self.scale
+        return widened(features.reshape(len(features), -1)) / self.scale
 
 
 def frozen_baseline(
