@@ -16,10 +16,11 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: networks.py, and small.pt with weights for its `small`."""
+    """The working folder: networks.py, and small.pt and doomed.pt with weights for networks in it."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(networks.__file__, tmp_path / "networks.py")
-    torch.save(networks.small().state_dict(), tmp_path / "small.pt")
+    for network in (networks.small, networks.doomed):
+        torch.save(network().state_dict(), tmp_path / f"{network.__name__}.pt")
     return tmp_path
 
 

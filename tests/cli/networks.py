@@ -45,14 +45,15 @@ number = 7
 
 
 class Doomed(nn.Sequential):
-    """The second process dies in the step of training that DOOM says."""
+    """Computes in float64; the second process dies in the step of training that DOOM says."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.steps = getattr(self, "steps", 0) + self.training
         if self.training and (os.environ.get("RANK"), os.environ.get("DOOM")) == ("1", str(self.steps)):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(x)
+        return super().forward(x.double())
 
 
 def doomed() -> nn.Module:
-    return Doomed(*small())
+    layers = (nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU())
+    return Doomed(*layers, nn.Linear(16, 10)).double()
