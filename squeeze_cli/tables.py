@@ -15,26 +15,14 @@ from squeeze.profiling import CONVENTION, Profile
 from squeeze.report import wording
 from squeeze.structure.cost import Cost
 from squeeze.structure.groups import Block, Branch, Choice, Pin, Structure
+from squeeze_cli.advice import advice
 from squeeze_cli.settings import settings_of
 
 WIDTH = 132
 """Of what is printed into a file or a pipe, where nobody says how wide it is."""
 
-ADVICE = (
-    ("model's output", "nothing: the output keeps its shape; name another output if this one is not needed"),
-    ("ignored", "drop the pattern from --ignore"),
-    ("constant made in forward", "make the tensor from the size of what it meets, x.shape[1] say"),
-    ("indexed by a tensor", "nothing, unless slices can say the same"),
-    ("picked one by one", "index by slices, or by one name for each channel that is needed"),
-    ("written into part", "concatenate the parts instead"),
-    ("reinterpreted", "nothing: views that change the data type depend on the size"),
-    ("depends on its order", "nothing: sorting and cumulating need every channel"),
-    ("must shrink together", "write sizes in forward as x.shape[1], not as numbers"),
-    ("breaks the model", "write sizes in forward as x.shape[1], not as numbers"),
-    ("kernel", "nothing: channels can go, positions in a kernel can not"),
-    ("go together", "nothing: the operation reads all of them at once"),
-)
-"""What a user can do about a pin, by a part of its reason; the first that fits."""
+OTHERWISE = "see where it is used"
+"""What to do about a pin if there is no other advice."""
 
 
 def show(*tables: RenderableType) -> None:
@@ -44,17 +32,13 @@ def show(*tables: RenderableType) -> None:
         console.print(table)
 
 
-def advice(reason: str) -> str:
-    """What can be done about a pin."""
-    return next((text for part, text in ADVICE if part in reason), "nothing: see where it is used")
-
-
 def pins_by_reason(pins: Iterable[Pin]) -> list[dict[str, Any]]:
     """Pins that share a reason as one record: how many indices, of which tensors, caused by which lines."""
     found: dict[str, dict[str, Any]] = {}
     for pin in pins:
         record = found.setdefault(
-            pin.reason, {"reason": pin.reason, "count": 0, "tensors": [], "where": [], "advice": advice(pin.reason)}
+            pin.reason,
+            {"reason": pin.reason, "count": 0, "tensors": [], "where": [], "advice": advice(pin.reason) or OTHERWISE},
         )
         record["count"] += pin.count
         record["tensors"].append(f"{pin.tensor}[{pin.dim}]")

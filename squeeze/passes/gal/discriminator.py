@@ -33,7 +33,7 @@ class Discriminator(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, d) features, in any precision, to (N,) logits."""
-        features = features.to(self.layers[0].weight.dtype)
+        features = features.to(next(self.parameters()).dtype)
         for layer in self.layers[:-1]:
             features = torch.relu(layer(features))
         logits: Tensor = self.layers[-1](features)
