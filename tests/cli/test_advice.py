@@ -25,8 +25,8 @@ def texts(node: ast.expr, constants: dict[str, str]) -> Iterator[str]:
         yield from (text for value in node.values for text in texts(value, constants))
     elif isinstance(node, ast.JoinedStr):
         yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
-    else:
-        text = constants.get(node.id, "") if isinstance(node, ast.Name) else getattr(node, "value", "")
+    elif isinstance(node, ast.Name | ast.Constant):
+        text = constants.get(node.id) if isinstance(node, ast.Name) else node.value
         if isinstance(text, str) and " " in text:
             yield text
 
