@@ -137,8 +137,9 @@ def _searched(
         structure = trace(small, task.example_inputs, tell=None if run.quiet else say)
         structures.append(structure)
         processes.same("what can be removed", _described(structure), "give all the same model and inputs")
-        _require_something(structure, model)
         found = chosen.search(small, structure, task, _numbered(run, number))
+        if not found.edits:
+            _require_something(structure, model)
         small = _carried_out(found, structure, chosen, task)
         plan = plan.then(Step(chosen.name, _settings(chosen), found.edits))
         history.append((chosen.name, found.history))
@@ -204,7 +205,7 @@ def _has_data(task: Task) -> bool:
 
 
 def _require_something(structure: Structure, model: nn.Module) -> None:
-    if not (structure.groups or structure.blocks or structure.branches):
+    if not structure.removable:
         reasons = list(dict.fromkeys(pin.reason for pin in structure.pinned))[:3]
         raise InputError(
             f"{type(model).__name__}: must have something that can be removed, got none "

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from squeeze.data_task import DataTask
 from squeeze.edits import rewrite
-from squeeze.errors import NoEffectWarning
+from squeeze.errors import ArtifactError, NoEffectWarning
 from squeeze.passes.base import Found, Pass
 from squeeze.plan import Plan, Step
 from squeeze.randomness import randomness_kept, seed_all
+from squeeze.report.findings import found_by
 from squeeze.structure.trace import trace
 from squeeze.training import Run
 from squeeze.weights import checksum
@@ -69,6 +70,7 @@ def check_pass(chosen: Pass) -> None:
     _require(Plan.from_json(plan.to_json()).edits == first.edits, "returns edits that JSON can hold")
     if not first.edits:
         warnings.warn(f"{chosen.name}: removed nothing, so little was checked.", NoEffectWarning, stacklevel=2)
+    _require(_can_be_shown(first), "leaves in its history a finding that a report can show, or none")
     small = rewrite(first.model, first.edits)
     if first.tensors:
         missing = small.load_state_dict(dict(first.tensors), strict=False)
@@ -103,6 +105,14 @@ def _check_small(chosen: Pass, small: nn.Module, task: DataTask, images: Tensor)
     _require(
         any(g is not None and bool(g.abs().sum() > 0) for g in gradients), "has an objective that can be trained on"
     )
+
+
+def _can_be_shown(found: Found) -> bool:
+    try:
+        findings = found_by([("pass", found.history)])
+    except ArtifactError:
+        return False
+    return not any(finding.problem() for finding in findings)
 
 
 def _hooks(model: nn.Module) -> int:

@@ -13,13 +13,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 @click.command()
 @takes_model
 @click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave layers of this name alone, e.g. 'layer1.*'.")
+@click.option("--kse", is_flag=True, help="Show how KSE judges the kernels of each convolution, at G=4 and T=0.")
 @json_option
-def inspect(source: Source, ignore: tuple[str, ...], as_json: bool) -> None:
-    """Show what can be removed from MODEL, and what can not and why.
+def inspect(source: Source, ignore: tuple[str, ...], kse: bool, as_json: bool) -> None:
+    """Show what can be removed from MODEL, and what can not and why; with --kse how its kernels can be clustered.
 
     \b
     Examples:
       squeeze inspect model.pt
+      squeeze inspect model.pt --kse
       squeeze inspect vit.safetensors --arch timm:vit_tiny_patch16_224 --input-shape 3,224,224 --ignore head
     """
     import squeeze
@@ -29,6 +31,13 @@ def inspect(source: Source, ignore: tuple[str, ...], as_json: bool) -> None:
 
     target = opened(source)
     structure = squeeze.trace(target.model, target.task.example_inputs, tell=say)
+    if kse:
+        found = squeeze.KSE(ignore=ignore).overview(target.model, structure)
+        if as_json:
+            click.echo(json.dumps(found, indent=1))
+        else:
+            tables.show(*tables.kernels_tables(found))
+        return
     structure = structure.ignoring(ignore) if ignore else structure
     if as_json:
         click.echo(json.dumps(tables.structure_dict(structure), indent=1))

@@ -95,12 +95,13 @@ def look_ahead(job: Job) -> Structure:
     structure = squeeze.trace(job.opened.model, job.opened.task.example_inputs, tell=None if job.run.quiet else say)
     structure = structure.ignoring(settings.get("ignore") or ())
     shares = {name: settings[name] for name in ("macs", "params") if settings.get(name) is not None}
-    if shares:
+    # A pass without it does not choose widths: its budget is not one of what can be cut.
+    if shares and "round_to" in settings:
         kinds = settings.get("structures") or ()
         blocks = {block.name: 0.0 for block in structure.blocks if "blocks" in kinds}
         branches = {branch.name: 0.0 for branch in structure.branches if "branches" in kinds}
         scores = Scores(structure.nothing().units, blocks, branches)
-        select(structure, scores, Budget(**shares), settings.get("round_to") or 1)
+        select(structure, scores, Budget(**shares), settings["round_to"] or 1)
     return structure
 
 

@@ -93,6 +93,26 @@ def structure_tables(structure: Structure) -> list[RenderableType]:
     return tables
 
 
+def kernels_tables(found: Mapping[str, Any]) -> list[RenderableType]:
+    """What KSE would do, layer by layer; `found` is from `KSE.overview`."""
+    table = Table(title="Kernels that read each input feature map: median (middle half) over the maps of a layer")
+    figures = list(dict.fromkeys(name for layer in found["layers"] for name in layer["series"]))
+    for name in ("layer", "maps", *figures, "what would become of them"):
+        table.add_column(name, justify="right" if name in ("maps", *figures) else "left", overflow="fold")
+    for layer in found["layers"]:
+        maps = str(max(map(len, layer["series"].values())))
+        table.add_row(
+            layer["name"], maps, *(wording.middle(layer["series"][name]) for name in figures), layer["outcome"]
+        )
+    costs = Table(title="By the paper's accounting")
+    for name in ("", "before", "after"):
+        costs.add_column(name, justify="right" if name else "left", overflow="fold")
+    for claim in found["claims"]:
+        costs.add_row(claim["name"], wording.count(claim["before"]), wording.count(claim["after"]))
+    left_out = "\n".join(f"{name} stays as it is: {reason}." for name, reason in found["left_out"])
+    return [table, costs, *([left_out] if left_out else [])]
+
+
 def _groups_table(structure: Structure) -> Table:
     table = Table(title="Groups: units that can go one by one")
     for name in ("group", "units", "step", "exact", "MACs a unit", "parameters a unit", "tensors", "note"):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from squeeze import GAL, Found, Magnitude, Pass
+from squeeze import GAL, KSE, Found, Magnitude, Pass
 from squeeze.testing import check_pass
 
 
@@ -20,6 +20,8 @@ from squeeze.testing import check_pass
         Magnitude(ratio=0.3, ignore=("stem",), round_to=1),
         GAL(macs=0.6, epochs=2),
         GAL(params=0.7, epochs=1, structures=("filters", "blocks")),
+        KSE(),
+        KSE(macs=0.4),
     ],
     ids=repr,
 )
@@ -56,12 +58,17 @@ def leaves_a_hook(model: Any, found: Found) -> Found:
     return found
 
 
+def finds_what_no_report_shows(model: Any, found: Found) -> Found:
+    return replace(found, history={"finding": {"layers": [{"name": 3}]}})
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
         (writes_into_the_model, "weights of the given model"),
         (forgets_to_copy, "a copy of the model"),
         (leaves_a_hook, "no hook"),
+        (finds_what_no_report_shows, "a finding that a report can show"),
     ],
 )
 def test_what_is_wrong_is_named(spoil: Any, complaint: str) -> None:

@@ -24,7 +24,8 @@ class Found:
         model: A dense copy with the weights the pass wants, masks folded in; `edits` are still to be carried out.
         edits: What goes.
         tensors: Values for tensors that the edits create, by ``state_dict`` name.
-        history: Series for the report, by name; JSON values only.
+        history: For the report, JSON values only: "epochs" (scalars of each), "left_out" (pairs of name and reason),
+            "finding" (the fields of a `squeeze.report.findings.Finding` but its method); what else is there is kept.
     """
 
     model: nn.Module

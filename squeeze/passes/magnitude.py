@@ -50,6 +50,8 @@ class Magnitude:
     def search(self, model: nn.Module, structure: Structure, task: Task, run: Run) -> Found:
         """Score, select; the weights stay as they are."""
         structure = structure.ignoring(self.ignore)
+        if not structure.removable:
+            return Found(copied(model), ())
         tensors = dict(model.named_parameters())
         scores = Scores(tuple(importance(group, tensors) for group in structure.groups))
         choose = select if self.scope == "global" else select_evenly

@@ -29,6 +29,7 @@ from squeeze.report.data import (
     Stage,
     Timing,
 )
+from squeeze.report.findings import found_by
 from squeeze.structure.groups import Group as CoupledGroup
 from squeeze.structure.groups import Pin, Structure
 
@@ -124,6 +125,7 @@ def build_report(
         history=tuple(phase for name, entry in history if (phase := _phase(name, entry)) is not None),
         pinned=_pinned(structure.pinned),
         notes=(*notes, *told),
+        findings=found_by(history),
     )
 
 
@@ -132,8 +134,8 @@ def _stage(measured: Measured) -> Stage:
     latency = tuple(
         Timing(i.backend, i.batch, i.threads, i.median, i.q1, i.q3, i.device, i.runs) for i in measured.latency
     )
-    macs, params = (None, None) if profile is None else (profile.macs, profile.params)
-    return Stage({k: float(v) for k, v in measured.metrics.items()}, macs, params, dict(measured.bytes), latency)
+    macs, params, paper = (None,) * 3 if profile is None else (profile.macs, profile.params, profile.paper_macs)
+    return Stage({k: float(v) for k, v in measured.metrics.items()}, macs, params, dict(measured.bytes), latency, paper)
 
 
 def _layers(before: Profile, after: Profile, structure: Structure) -> tuple[Layer, ...]:
@@ -231,11 +233,11 @@ def _histogram(kind: str, parts: Mapping[str, Sequence[float]]) -> Histogram:
 
 
 def _left_out(name: str, entry: Mapping[str, Any]) -> list[str]:
-    """What a pass could not put masks on, one note a reason."""
+    """What a pass could not judge, one note a reason."""
     by_reason: dict[str, list[str]] = {}
     for what, reason in entry.get("left_out", ()):
         by_reason.setdefault(reason, []).append(what)
-    return [f"{name}: without a mask, because {reason}: {', '.join(what)}." for reason, what in by_reason.items()]
+    return [f"{name}: left as it is, because {reason}: {', '.join(what)}." for reason, what in by_reason.items()]
 
 
 def _finite(value: float | None) -> float | None:

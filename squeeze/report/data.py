@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from squeeze.report.findings import Finding
 from squeeze.report.records import decode, encode
 
 SCHEMA = 1
@@ -89,6 +90,7 @@ class Stage:
         params: Parameters.
         bytes: Size of the file, by format ("onnx", "safetensors").
         latency: By backend, batch size and threads.
+        paper_macs: As `macs`, by the accounting of the methods' papers.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Stage:
     params: int | None = None
     bytes: Mapping[str, int] = field(default_factory=dict)
     latency: tuple[Timing, ...] = ()
+    paper_macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,7 @@ class Report:
         history: The phases that trained, in order.
         pinned: What had to stay.
         notes: What the reader should know.
+        findings: What passes found out layer by layer.
     """
 
     origin: Origin
@@ -235,6 +239,7 @@ class Report:
     history: tuple[Phase, ...] = ()
     pinned: tuple[Pinned, ...] = ()
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, with the schema's version under "schema"."""

@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from squeeze.errors import ArtifactError
-from squeeze.report import plots, wording
+from squeeze.report import finding_plots, plots, wording
 from squeeze.report.data import Layer, Phase, Report
+from squeeze.report.findings import Finding, Judged
 from squeeze.report.speed import headline, promise, sentences, speedups
 
 TITLES: Mapping[str, str] = {
@@ -49,6 +50,17 @@ class Chapter:
     figures: tuple[tuple[str, Markup], ...]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """What a pass found out: `rows` has a layer each, with the cells of its figures."""
+
+    finding: Finding
+    title: str
+    spreads: Markup
+    mosaics: Markup
+    rows: tuple[tuple[str, tuple[str, ...], str], ...]
+
+
 def render(report: Report) -> str:
     """The report as one HTML page, which loads nothing from elsewhere.
 
@@ -59,6 +71,10 @@ def render(report: Report) -> str:
     if len(report.history) > _MANY or problem:
         problem = problem or f"{len(report.history)} phases"
         raise ArtifactError(f"report.history: must be what a run writes, got {problem}; the report was altered.")
+    problem = next((found for finding in report.findings if (found := finding.problem())), "")
+    if len(report.findings) > _MANY or problem:
+        problem = problem or f"{len(report.findings)} findings"
+        raise ArtifactError(f"report.findings: must be what a run writes, got {problem}; the report was altered.")
     environment = Environment(
         loader=PackageLoader("squeeze.report", "."),
         autoescape=True,
@@ -81,12 +97,14 @@ def render(report: Report) -> str:
         promised=promise(report),
         stages=_stages(report),
         layers=computing,
+        files=FILES,
         rest=_rest(report.layers),
         most=max((layer.macs_before for layer in computing), default=1),
         figures={
             "layers": Markup(plots.layers(computing)) if computing else "",
             "latency": Markup(plots.latency([(p.before, p.after) for p in pairs])) if pairs else "",
         },
+        galleries=[_gallery(number, finding) for number, finding in enumerate(report.findings)],
         chapters=[chapter for phase in report.history if (chapter := _chapter(report, phase)).figures],
     )
 
@@ -115,6 +133,8 @@ def _cards(report: Report) -> list[Card]:
         ("MACs", before.macs, after.macs, wording.count),
         ("Parameters", before.params, after.params, wording.count),
     ]
+    if after.paper_macs != after.macs:
+        counted.insert(1, ("MACs, as the paper counts", before.paper_macs, after.paper_macs, wording.count))
     form = next((form for form in ("onnx", "safetensors") if form in before.bytes and form in after.bytes), "")
     if form:
         counted.append((FILES[form], before.bytes[form], after.bytes[form], wording.size))
@@ -167,6 +187,18 @@ def _chapter(report: Report, phase: Phase) -> Chapter:
     searched = phase.name in {method.name for method in report.methods}
     title = f"Search: {wording.method(phase.name)}" if searched else "Fine-tuning"
     return Chapter(title, tuple((caption, Markup(svg)) for caption, svg in figures))
+
+
+def _gallery(number: int, finding: Finding) -> Gallery:
+    names = finding.series()
+    rows = tuple((j.name, tuple(_cell(j, name) for name in names), j.outcome) for j in finding.layers)
+    spreads = Markup(finding_plots.spreads(f"spreads-{number}", finding)) if names else Markup("")
+    mosaics = Markup(finding_plots.mosaics(f"mosaics-{number}", finding.mosaics)) if finding.mosaics else Markup("")
+    return Gallery(finding, f"What {wording.method(finding.method)} found", spreads, mosaics, rows)
+
+
+def _cell(layer: Judged, name: str) -> str:
+    return wording.middle(layer.series[name]) if layer.series.get(name) else wording.NONE
 
 
 def _moves(values: tuple[float | None, ...]) -> bool:

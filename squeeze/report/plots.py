@@ -78,7 +78,7 @@ def layers(items: Sequence[Layer]) -> str:
         panes[-1].set_xticks(places[::every], labels[::every], rotation=90, fontsize=7 if len(items) < 60 else 6.2)
         panes[-1].set_xlim(-0.7, max(len(items), 12) - 0.3)
 
-    return _svg("layers", 4.3 if widths else 2.7, draw)
+    return svg("layers", 4.3 if widths else 2.7, draw)
 
 
 def latency(pairs: Sequence[tuple[Timing, Timing]]) -> str:
@@ -106,7 +106,7 @@ def latency(pairs: Sequence[tuple[Timing, Timing]]) -> str:
         pane.grid(axis="x")
         pane.set_xlabel("time of one pass, before = 100 % (bar: median; mark: quartiles)")
 
-    return _svg("latency", 0.95 + 0.55 * len(pairs), draw)
+    return svg("latency", 0.95 + 0.55 * len(pairs), draw)
 
 
 def masks(phase: Phase) -> str:
@@ -133,7 +133,7 @@ def masks(phase: Phase) -> str:
             panes[1].set_ylim(0, max(0.05, 1.1 * max(_finite(zeros), default=0)))
         _epochs(panes)
 
-    return _svg(f"masks-{phase.name}", 2.5, draw)
+    return svg(f"masks-{phase.name}", 2.5, draw)
 
 
 def steering(phase: Phase, target: float | None, subject: str) -> str:
@@ -155,7 +155,7 @@ def steering(phase: Phase, target: float | None, subject: str) -> str:
                 _logarithmic(pane, _finite(phase.series[name]))
         _epochs(panes)
 
-    return _svg(f"steering-{phase.name}", 2.3, draw)
+    return svg(f"steering-{phase.name}", 2.3, draw)
 
 
 def histograms(phase: Phase) -> str:
@@ -166,7 +166,7 @@ def histograms(phase: Phase) -> str:
         for pane, item in zip(panes, phase.masks, strict=True):
             _histogram(pane, item)
 
-    return _svg(f"histograms-{phase.name}", 2.2, draw)
+    return svg(f"histograms-{phase.name}", 2.2, draw)
 
 
 def curves(phase: Phase, names: Sequence[tuple[str, str]]) -> str:
@@ -182,7 +182,7 @@ def curves(phase: Phase, names: Sequence[tuple[str, str]]) -> str:
             pane.set_visible(False)
         _epochs(panes)
 
-    return _svg(f"curves-{phase.name}", 2.0 * rows, draw)
+    return svg(f"curves-{phase.name}", 2.0 * rows, draw)
 
 
 def _pair(pane: Axes, places: Sequence[int], before: Sequence[float], after: Sequence[float]) -> None:
@@ -253,7 +253,7 @@ def _finite(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _svg(name: str, height: float, draw: Draw) -> str:
+def svg(name: str, height: float, draw: Draw) -> str:
     """Draw, and make the picture fit to stand in a page beside others."""
     with rc_context(STYLE), warnings.catch_warnings():
         # The page's own fonts show the text; that the layout font lacks a glyph does not matter.

@@ -45,6 +45,16 @@ def decode(record: type[Record], data: Any, schema: int) -> Record:
     return _record(record, data, "report")
 
 
+def read(record: type[Record], data: Any, where: str) -> Record:
+    """Read a record that is a part of something, named by `where`; lists may be tuples.
+
+    Raises:
+        ArtifactError: The data do not have the record's fields and types.
+    """
+    found: Record = _record(record, data, where)
+    return found
+
+
 def _record(record: Any, data: Any, where: str) -> Any:
     data = _expect(data, Mapping, "an object", where)
     hints, values = get_type_hints(record), {}
@@ -63,7 +73,7 @@ def _value(hint: Any, data: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return None if data is None else _value(next(h for h in inner if h is not type(None)), data, where)
     if origin is tuple:
-        return tuple(_value(inner[0], item, where) for item in _expect(data, list, "a list", where))
+        return tuple(_value(inner[0], item, where) for item in _expect(data, list | tuple, "a list", where))
     if origin is not None:
         return {key: _value(inner[1], item, where) for key, item in _expect(data, Mapping, "an object", where).items()}
     if is_dataclass(hint):

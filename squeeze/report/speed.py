@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from squeeze.report import wording
-from squeeze.report.data import Report, Timing
+from squeeze.report.data import Report, Stage, Timing
 
 Verdict = Literal["faster", "no faster", "slower"]
 
@@ -54,8 +54,8 @@ def headline(report: Report) -> Speedup | None:
 
 
 def promise(report: Report) -> float | None:
-    """The speed-up that the MACs promise: before through after; None where either is unknown or 0."""
-    before, after = report.before.macs, report.after.macs
+    """The speed-up that the MACs, as papers count them, promise: before through after; None if one is unknown or 0."""
+    before, after = _paper(report.before), _paper(report.after)
     return before / after if before and after else None
 
 
@@ -63,7 +63,7 @@ def sentences(report: Report) -> tuple[str, ...]:
     """The promise and what came of it, one sentence each."""
     promised, found = promise(report), speedups(report)
     said = []
-    if promised is not None and report.before.macs != report.after.macs:
+    if promised is not None and promised != 1:
         said.append(f"On paper, by multiply-accumulates, the model should run {wording.times(promised)} as fast.")
     faster = [f"{wording.times(item.ratio)} in {item.where}" for item in found if item.verdict == "faster"]
     if faster:
@@ -76,6 +76,10 @@ def sentences(report: Report) -> tuple[str, ...]:
     if not found and promised is not None and promised > 1:
         said.append("No latency was measured: so far the saving exists on paper only.")
     return tuple(said)
+
+
+def _paper(stage: Stage) -> int | None:
+    return stage.macs if stage.paper_macs is None else stage.paper_macs
 
 
 def _key(timing: Timing) -> tuple[str, int, int, str]:

@@ -32,8 +32,12 @@ def summary_table(report: Report) -> Table:
             cut = report.cut.metrics[key]
             shown = wording.metric(key, cut)
             _row(table, "  before fine-tuning", "", shown, wording.metric_change(key, old, cut), style="dim")
+    macs = before.macs / after.macs if before.macs and after.macs else None
+    _row(table, "MACs", wording.count(before.macs), wording.count(after.macs), _fewer(macs))
     promised = promise(report)
-    _row(table, "MACs", wording.count(before.macs), wording.count(after.macs), _fewer(promised))
+    if after.paper_macs != after.macs:
+        counts = wording.count(before.paper_macs), wording.count(after.paper_macs)
+        _row(table, "MACs as the paper counts", *counts, _fewer(promised))
     fewer = before.params / after.params if before.params and after.params else None
     _row(table, "parameters", wording.count(before.params), wording.count(after.params), _fewer(fewer))
     for form, new in after.bytes.items():

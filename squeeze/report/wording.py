@@ -1,7 +1,8 @@
 """Numbers as people read them: 41.2 M, 3.42 ms, −50.3 %."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 NONE = "–"
 MINUS = "\u2212"
@@ -96,6 +97,25 @@ def moment(date: str) -> str:
     """An ISO 8601 date to the minute; text that is not one stays as it is."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d\+00:00", date)
     return f"{found[1]}, {found[2]} UTC" if found else date
+
+
+def middle(values: Iterable[float]) -> str:
+    """The median of some numbers, and their middle half: 1.5 (0.75 – 2.5)."""
+    _, low, median, high, _ = quartiles(values)
+    return f"{median:.3g} ({low:.3g} – {high:.3g})"
+
+
+def quartiles(values: Iterable[float]) -> tuple[float, float, float, float, float]:
+    """Least, first quartile, median, third quartile, largest; between neighbours linearly."""
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        low = math.floor(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+    return at(0), at(0.25), at(0.5), at(0.75), at(1)
 
 
 def setting(value: object) -> str:

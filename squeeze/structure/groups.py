@@ -164,6 +164,11 @@ class Structure:
     pinned: tuple[Pin, ...]
     costs: CostModel = field(repr=False)
 
+    @property
+    def removable(self) -> bool:
+        """Whether there is anything that can go."""
+        return bool(self.groups or self.blocks or self.branches)
+
     def nothing(self) -> Choice:
         """The choice that removes nothing."""
         return Choice(tuple(np.zeros(group.size, dtype=bool) for group in self.groups))

@@ -61,6 +61,23 @@ def test_inspect_counts_what_can_go(squeeze: Command) -> None:
     assert {pin["reason"] for pin in told["pinned"]} >= {"reaches the model's output"}
 
 
+def test_inspect_kse_shows_how_kernels_are_judged(squeeze: Command) -> None:
+    told = json.loads(squeeze("inspect", *SMALL, "--kse", "--json").stdout)
+    shown = squeeze("inspect", *SMALL, "--kse").stdout
+    assert told["layers"]
+    for layer in told["layers"]:
+        assert layer["name"] in shown
+        assert {len(values) for values in layer["series"].values()} == {len(layer["series"]["kernels"])}
+    for name, reason in told["left_out"]:
+        assert f"{name} stays as it is: {reason}." in shown
+    all_left = squeeze("inspect", *SMALL, "--kse", "--ignore", "*")
+    assert all_left.exit_code == 2 and "ignored by name" in all_left.stderr
+
+
+def test_a_dry_run_of_a_pass_that_does_not_choose_widths_has_no_budget_of_widths(squeeze: Command) -> None:
+    assert squeeze("prune", *SMALL, "--method", "kse", "--macs", "0.001", "--dry-run").exit_code == 0
+
+
 def test_inspect_shows_tables_without_what_is_ignored(squeeze: Command) -> None:
     result = squeeze("inspect", *SMALL, "--ignore", "7")
     assert result.exit_code == 0

@@ -110,6 +110,17 @@ def test_a_budget_of_bytes_is_that_of_the_file(tmp_path: Path) -> None:
     assert 0.09e6 <= size <= 0.1e6
 
 
+def test_more_levels_than_different_kernels_keep_the_different_ones() -> None:
+    model = net()
+    with torch.no_grad():
+        weight = model.first[0].weight
+        weight[2:, 16] = weight[0, 16]  # two different kernels, as large as those of another map
+        weight[:, 16] *= weight[:, 12].abs().sum() / weight[:, 16].abs().sum()
+    edits = {edit.module: edit for edit in found(model, squeeze.KSE(G=4)).edits if isinstance(edit, Cluster)}
+    assert edits["first.0"].counts[16] == 2
+    assert {16, 32} < set(edits["first.0"].counts)
+
+
 def test_a_budget_out_of_reach_says_what_is_possible() -> None:
     with pytest.raises(BudgetError, match="macs must be at least 0.0.* got 0.001"):
         found(net(), squeeze.KSE(macs=0.001))
@@ -121,12 +132,47 @@ def test_ignored_layers_stay() -> None:
     assert ["last", "ignored by name"] in result.history["left_out"]
 
 
+class Fixed(nn.Module):
+    """Sizes are written in the code, so that nothing can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.stem(x).cumsum(1))
+
+
+def test_what_cannot_be_cut_can_be_clustered() -> None:
+    torch.manual_seed(0)
+    model = Fixed().eval()
+    assert not squeeze.trace(model, IMAGES).removable
+    result = squeeze.compress(model, squeeze.KSE(macs=0.5), example_inputs=IMAGES)
+    assert isinstance(result.model.last, ClusteredConv2d)
+    with pytest.raises(InputError, match="^Fixed: must have something that can be removed, got none .*order"):
+        squeeze.compress(model, squeeze.Magnitude(macs=0.5), example_inputs=IMAGES)
+
+
+def test_a_net_without_kernels_to_cluster_is_told_why() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
+    with pytest.raises(InputError, match=r"^KSE: Sequential must have a convolution .* got none \(it is the first\)"):
+        squeeze.compress(model, squeeze.KSE(G=4), example_inputs=IMAGES)
+
+
 def test_a_layer_with_nan_is_named() -> None:
     model = net()
     with torch.no_grad():
         model.second[0].weight[3, 2, 1, 1] = torch.nan
     structure = squeeze.trace(net(), IMAGES)
     with pytest.raises(InputError, match=r"second\.0: .*finite"):
+        squeeze.KSE().search(model, structure, squeeze.DataTask(Net, IMAGES), squeeze.Run())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_a_layer_that_is_not_of_real_numbers_is_named(dtype: torch.dtype) -> None:
+    structure, model = squeeze.trace(net(), IMAGES), net()
+    model.second[0].weight = nn.Parameter(model.second[0].weight.detach().to(dtype), requires_grad=False)
+    with pytest.raises(InputError, match=rf"second\.0: .*real numbers, got {dtype}"):
         squeeze.KSE().search(model, structure, squeeze.DataTask(Net, IMAGES), squeeze.Run())
 
 
@@ -165,8 +211,8 @@ def test_the_file_is_as_large_as_the_paper_says(result: squeeze.Result, tmp_path
     assert path.stat().st_size - 8 - header == pytest.approx(expected, rel=0.02)
     assert header < 8000
     loaded = squeeze.load(path, Net)
-    with torch.no_grad():
-        assert torch.equal(loaded(IMAGES), result.model(IMAGES))
+    # With gradients both go the same way; without, each takes the one that it measures to be faster.
+    assert torch.equal(loaded(IMAGES), result.model(IMAGES))
 
 
 def test_onnx_is_as_small_and_runs_dense(result: squeeze.Result, tmp_path: Path) -> None:

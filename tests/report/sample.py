@@ -13,6 +13,7 @@ from squeeze.report.data import (
     Stage,
     Timing,
 )
+from squeeze.report.findings import Claim, Cluster, Finding, Judged, Mosaic
 
 
 def timing(median: float, spread: float = 0.01, backend: str = "onnxruntime", batch: int = 1) -> Timing:
@@ -48,4 +49,15 @@ def report(layers: int = 3, name: str = "conv{}", prose: str = "because") -> Rep
         history=(search, Phase("finetune", {"loss": (0.9, 0.5, 0.4)})),
         pinned=(Pinned(prose, 10, (name.format("fc"),), (prose,)),),
         notes=(prose,),
+        findings=(finding(name, prose),),
     )
+
+
+def finding(name: str = "conv{}", prose: str = "because") -> Finding:
+    """Two judged layers of four and five parts, and a picture of three matrices."""
+    layers = (
+        Judged(name.format(0), {"weight": (0.0, 1.0, 2.0, 4.0), prose: (1.0, 1.0, 1.0, 1.0)}, prose),
+        Judged(name.format(1), {"weight": (0.5, 0.5, 0.5, 0.5, 3.0)}, "all stay"),
+    )
+    clusters = (Cluster((1.0, 0.0, 0.5, 0.25), ((0.75, 0.0, 0.5, 0.25),)), Cluster((0.0, -1.0, 0.0, 0.0)))
+    return Finding("kse", prose, (Claim(prose, 1000, 400), Claim("sums", 0, 7)), layers, (Mosaic(prose, 2, clusters),))

@@ -115,7 +115,7 @@ def test_history_becomes_series(model: nn.Module) -> None:
     assert search.quantiles == {"0": (0.5, 0.0), "100": (1.0, 1.5)}
     assert [(item.kind, item.zeros, sum(item.counts)) for item in search.masks] == [("filters", 2, 2), ("blocks", 1, 0)]
     assert tuning.series == {"loss": (1.0, 0.5), "accuracy": (None, 0.9)}
-    assert made.notes == ("gal: without a mask, because of its softmax: x, y.",)
+    assert made.notes == ("gal: left as it is, because of its softmax: x, y.",)
 
 
 def test_measurements_keep_their_conditions(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeeze.errors import ArtifactError
-from squeeze.report import data
+from squeeze.report import data, findings
 from squeeze.report.data import Method, Origin, Phase, Report, Stage, Timing
 from tests.report.sample import report
 
@@ -97,7 +97,8 @@ def test_fields_of_a_later_squeeze_are_passed_over() -> None:
 def test_the_documentation_names_every_field_and_no_other() -> None:
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", DOC, re.DOTALL | re.MULTILINE))
     documented = {name: set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) for name, text in sections.items()}
-    records = [kind for kind in vars(data).values() if isinstance(kind, type) and is_dataclass(kind)]
+    found = {**vars(data), **vars(findings)}.values()
+    records = [kind for kind in found if isinstance(kind, type) and is_dataclass(kind)]
     expected = {kind.__name__: {f.name for f in fields(kind)} for kind in records}
     expected["Report"].add("schema")
     assert documented == expected

@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from squeeze.errors import ArtifactError
-from squeeze.report import Report, plots, render
+from squeeze.report import Report, finding_plots, plots, render
 from squeeze.report.data import Histogram, Method, Origin, Phase, Stage
-from tests.report.sample import report, timing
+from squeeze.report.findings import Cluster, Finding, Judged, Mosaic
+from tests.report.sample import finding, report, timing
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror='y'>\"&$\\frac{{a}}$ 层\n{}"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -87,6 +88,7 @@ def test_every_part_of_a_full_report_is_there_in_order() -> None:
         "Layers",
         "Removed as a whole",
         "Coupled channels",
+        "What KSE found",
         "Search: GAL",
         "Fine-tuning",
         "What had to stay, and why",
@@ -149,3 +151,35 @@ def test_series_with_gaps_and_zeros_can_be_drawn() -> None:
 def test_what_no_run_writes_is_not_drawn(phase: Phase) -> None:
     with pytest.raises(ArtifactError, match="must be what a run writes"):
         render(replace(report(), history=(phase,)))
+
+
+def test_a_finding_is_shown_with_the_spread_of_its_figures_beside_what_was_measured() -> None:
+    words = Page(render(report())).words
+    words = words[words.index("What KSE found") : words.index("Search: GAL")]
+    for figure in ("1.5 (0.75 – 2.5)", "0.5 (0.5 – 0.5)", "all stay", "400", "2.50×", "4.92 MB", "2.40 MB", "1.60×"):
+        assert figure in words
+
+
+def test_a_mosaic_has_a_square_for_every_number_and_a_frame_for_every_cluster() -> None:
+    (mosaic,) = finding().mosaics
+    tree = ElementTree.fromstring(finding_plots.mosaics("m", [mosaic]))
+    squares = [path for path in tree.iter("path") if "stroke: #d5dbe3" in path.get("style", "")]
+    frames = [path for path in tree.iter("path") if "fill: none; stroke: #1f2933" in path.get("style", "")]
+    assert (len(squares), len(frames)) == (4 * 3, 2)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Finding("kse", layers=(Judged("conv", {str(n): (1.0,) for n in range(50)}),)),
+        Finding("kse", mosaics=(Mosaic("m", 3, (Cluster((1.0,) * 9, ((1.0,) * 8,)),)),)),
+        Finding("kse", mosaics=(Mosaic("m", 2, (Cluster((1.0,) * 9),)),)),
+        Finding("kse", mosaics=(Mosaic("m", 0, (Cluster((1.0,)),)),)),
+        Finding("kse", mosaics=(Mosaic("m", 1),)),
+        Finding("kse", mosaics=(Mosaic("m", 100, (Cluster((1.0,) * 10000),)),)),
+    ],
+    ids=["many figures", "unequal", "no rectangle", "no columns", "empty", "large"],
+)
+def test_a_finding_that_no_pass_makes_is_not_drawn(found: Finding) -> None:
+    with pytest.raises(ArtifactError, match=r"report\.findings: must be what a run writes"):
+        render(replace(report(), findings=(found,)))

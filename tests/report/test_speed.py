@@ -37,6 +37,14 @@ def test_a_saving_on_paper_only_is_called_so() -> None:
     assert sentences(unmeasured)[-1] == "No latency was measured: so far the saving exists on paper only."
 
 
+def test_what_the_papers_count_is_what_is_promised() -> None:
+    made = report()
+    before, after = replace(made.before, paper_macs=90), replace(made.after, macs=made.before.macs, paper_macs=30)
+    clustered = replace(made, before=before, after=after)
+    assert promise(clustered) == 3.0
+    assert sentences(clustered)[0].endswith("the model should run 3.00× as fast.")
+
+
 def test_a_model_that_was_not_cut_promises_nothing() -> None:
     made = report()
     assert sentences(replace(made, after=replace(made.before, latency=()))) == ()

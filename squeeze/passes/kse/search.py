@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from squeeze.copying import copied
 from squeeze.edits import rewrite
+from squeeze.errors import InputError
 from squeeze.nn import ClusteredConv2d
 from squeeze.passes.base import Found, Loss
+from squeeze.passes.kse.findings import claims, finding, judged
 from squeeze.passes.kse.layers import Costs, Counts, Kind, Layer, layers_of
 from squeeze.passes.kse.levels import Setting, within_budget
 from squeeze.plan import Cluster, Edit, Slice
@@ -72,19 +74,55 @@ class KSE:
         """Judge, level, and cluster a copy of the model.
 
         Raises:
-            InputError: A layer's weights are not finite real numbers.
+            InputError: There is nothing to cluster, or a layer's weights are not finite real numbers.
             BudgetError: The budget cannot be reached.
         """
         structure = structure.ignoring(self.ignore)
-        layers, left_out = layers_of(model, structure, self.ignore, self.released)
-        if not layers:
-            return Found(copied(model), (), history={"left_out": [list(pair) for pair in left_out]})
-        setting = self._setting(model, structure, layers)
-        counts = {layer.name: setting.counts(layer) for layer in layers}
+        layers, left_out = self.judged(model, structure)
+        counts = self.decided(model, structure, layers)
         slices = structure.edits(unread(structure, layers, counts))
         dense, edits, tensors = clustered(model, slices, counts, run.seed)
-        history = {"G": setting.levels, "T": setting.shift, "left_out": [list(pair) for pair in left_out]}
+        history = {"left_out": [list(pair) for pair in left_out], "finding": finding(layers, counts, model, dense)}
         return Found(dense, (*slices, *edits), tensors, history)
+
+    def judged(self, model: nn.Module, structure: Structure) -> tuple[tuple[Layer, ...], tuple[tuple[str, str], ...]]:
+        """The convolutions to cluster, and the names and reasons of those that stay as they are.
+
+        Raises:
+            InputError: There is nothing to cluster, or a layer's weights are not finite real numbers.
+        """
+        layers, left_out = layers_of(model, structure, self.ignore, self.released)
+        if not layers:
+            reasons = "; ".join(dict.fromkeys(reason for _, reason in left_out)) or "no convolution ran"
+            raise InputError(
+                f"KSE: {type(model).__name__} must have a convolution that can be clustered, got none ({reasons}); "
+                "choose another pass."
+            )
+        return layers, left_out
+
+    def decided(self, model: nn.Module, structure: Structure, layers: tuple[Layer, ...]) -> Counts:
+        """How many kernels each input channel of each layer keeps.
+
+        Raises:
+            BudgetError: The budget cannot be reached.
+        """
+        setting = self._setting(model, structure, layers)
+        return {layer.name: setting.counts(layer) for layer in layers}
+
+    def overview(self, model: nn.Module, structure: Structure) -> dict[str, Any]:
+        """How each layer is judged and what would be left of it, without data and without clustering; JSON values.
+
+        Returns:
+            "claims" and "layers" as in a `squeeze.report.findings.Finding`, "left_out": pairs of a name and a reason.
+
+        Raises:
+            InputError: There is nothing to cluster, or a layer's weights are not finite real numbers.
+            BudgetError: The budget cannot be reached.
+        """
+        layers, left_out = self.judged(model, structure)
+        counts = self.decided(model, structure, layers)
+        told = [judged(layer, counts[layer.name]) for layer in layers]
+        return {"claims": claims(layers, counts), "layers": told, "left_out": [list(pair) for pair in left_out]}
 
     def objective(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
         """Fine-tuning trains the centroids; nothing else is to be kept up."""
