@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,10 +73,12 @@ class Part:
     Attributes:
         batch: Its rows of one of the batches.
         share: How much they count in the update; all parts of all processes sum up to 1.
+        start: The first of them among all rows of the update.
     """
 
     batch: Batch
     share: float
+    start: int = 0
 
 
 class Update:
@@ -102,14 +105,16 @@ class Update:
             self.parts = [Part(batches[0], 1.0)]
             return
         sizes = [rows(batch) for batch in batches]
-        self.parts = [self._mine(batch, size, sum(sizes)) for batch, size in zip(batches, sizes, strict=True)]
+        before = accumulate([0, *sizes[:-1]])
+        mine = zip(batches, sizes, before, strict=True)
+        self.parts = [self._mine(batch, size, begin, sum(sizes)) for batch, size, begin in mine]
 
-    def _mine(self, batch: Batch, size: int, total: int) -> Part:
+    def _mine(self, batch: Batch, size: int, begin: int, total: int) -> Part:
         number, among = processes.rank(), processes.count()
         start, stop = size * number // among, size * (number + 1) // among
         if start == stop:  # too few rows for all: one that does not count keeps this process in step
-            return Part(_cut(batch, size, 0, 1), 0.0)
-        return Part(_cut(batch, size, start, stop), (stop - start) / total)
+            return Part(_cut(batch, size, 0, 1), 0.0, begin)
+        return Part(_cut(batch, size, start, stop), (stop - start) / total, begin + start)
 
     @contextmanager
     def running(self, part: Part) -> Iterator[None]:

@@ -19,6 +19,7 @@ from squeeze.passes.base import Found
 from squeeze.passes.gal import GAL
 from squeeze.passes.gal.discriminator import Discriminator, discriminator_loss
 from squeeze.passes.gal.learner import GALLearner
+from squeeze.passes.gal.sensitivity import Sensitivity
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import frozen_baseline
 from squeeze.selection import Budget
@@ -82,7 +83,7 @@ def learner_for(settings: GAL) -> tuple[GALLearner, Tensor]:
     masks = SoftMasks(structure_of(model))
     x = next(Noise().train_batches(0))[0]
     baseline, width = frozen_baseline(model, Noise(), Noise().train_batches(0))
-    steering = Steering(masks, structure_of(model), None)
+    steering = Steering(masks, structure_of(model), None, Sensitivity(17))
     return GALLearner(model, baseline, Discriminator(width, 0), steering, settings, 8), x
 
 
@@ -181,7 +182,7 @@ def test_after_the_decision_masks_stand_still_and_weights_go_on() -> None:
     structure = structure_of(model)
     masks = SoftMasks(structure)
     baseline, width = frozen_baseline(model, Noise(), Noise().train_batches(0))
-    steering = Steering(masks, structure, Budget(macs=0.6), round_to=1)
+    steering = Steering(masks, structure, Budget(macs=0.6), Sensitivity(17), round_to=1)
     learner = GALLearner(model, baseline, Discriminator(width, 0), steering, settings, steps=5)
     learner.start_epoch(0)
     seen = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from squeeze.masks import SoftMasks
+from squeeze.passes.gal.sensitivity import Sensitivity
 from squeeze.passes.gal.settle import settled, zeros_go
 from squeeze.passes.gal.steering import Steering
 from squeeze.selection import Budget
@@ -14,7 +15,7 @@ from tests.passes.tiny import built, structure_of
 def test_lambda_is_the_smallest_that_leaves_the_wanted_share() -> None:
     structure = structure_of(built())
     masks = SoftMasks(structure, ("filters",))
-    steering = Steering(masks, structure, Budget(macs=0.5))
+    steering = Steering(masks, structure, Budget(macs=0.5), Sensitivity(14))
     values = np.linspace(0.001, 0.08, 14)
     speeds = np.full(14, 1e-3)
     found = steering.steer(0.0, values, speeds, progress=0.7, updates=0)
@@ -26,19 +27,26 @@ def test_lambda_is_the_smallest_that_leaves_the_wanted_share() -> None:
 def test_no_update_takes_more_from_a_mask_than_the_pace_allows() -> None:
     structure = structure_of(built())
     masks = SoftMasks(structure, ("filters",))
-    steering = Steering(masks, structure, Budget(macs=0.5), pace=0.2)
+    steering = Steering(masks, structure, Budget(macs=0.5), Sensitivity(14), pace=0.2)
     speeds = np.linspace(1e-4, 1e-3, 14)
     assert 1e-3 * steering.steer(0.0, np.ones(14), speeds, 1.0, updates=1000) == pytest.approx(4 / 200)
     assert 1e-3 * steering.steer(0.0, np.ones(14), speeds, 1.0, updates=10) == pytest.approx(0.05)
 
 
-def test_a_budget_pushes_small_masks_harder_and_the_papers_lambda_does_not() -> None:
+def test_a_budget_pushes_harder_what_would_be_missed_less_and_the_papers_lambda_does_not() -> None:
     structure = structure_of(built())
     masks = SoftMasks(structure, ("filters",))
+    sensitivity = Sensitivity(14)
+    plain, budgeted = (Steering(masks, structure, budget, sensitivity) for budget in (None, Budget(macs=0.5)))
+    costs = plain.costs()
+    missed = torch.tensor([1.0] * 4 + [1.0, 0.5, 0.1, 0.0, 2.0] + [1.0] * 5)
+    sensitivity.observe(missed * costs.sqrt())
+    pushed = torch.tensor([1.0] * 4 + [1, 1.1 / 0.6, 1.1 / 0.2, 11, 1.1 / 2.1] + [1.0] * 5)
+    torch.testing.assert_close(budgeted.weights() / costs, pushed)
+    torch.testing.assert_close(plain.weights(), costs)
     with torch.no_grad():
-        masks.values[4:9] = torch.tensor([1.0, 0.5, 0.1, 0.0, 2.0])
-    plain, reweighted = (Steering(masks, structure, budget).weights()[4:9] for budget in (None, Budget(macs=0.5)))
-    torch.testing.assert_close(reweighted / plain, torch.tensor([1, 1.1 / 0.6, 1.1 / 0.2, 11, 1.1 / 2.1]))
+        masks.values[4] = 0.5
+    assert budgeted.weights()[4] == pytest.approx(costs[4].item() * 1.1 / 0.6)
 
 
 def test_zeros_go_but_widths_stay_aligned_and_something_stays() -> None:

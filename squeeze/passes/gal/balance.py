@@ -24,18 +24,28 @@ class Balance:
         self._masks, self._model = masks, model
         self.norms = masks.norms(model)
 
-    def absorb(self, fista: FISTA) -> None:
-        """Give the slices the norms they had; kind by kind, as a branch and its filters share their slices."""
+    def absorb(self, fista: FISTA) -> Tensor:
+        """Give the slices the norms they had; kind by kind, as a branch and its filters share their slices.
+
+        Returns:
+            (M,) what the masks were divided by.
+        """
+        divided = torch.ones_like(self.norms)
         for kind in KINDS:
             norms = self._masks.norms(self._model)
             known = (norms > 0) & (self.norms > 0) & norms.isfinite()
             factor = torch.where(known & self._of(kind), self.norms / norms, torch.ones_like(norms))
             self._shift(factor, fista)
+            divided *= factor
+        return divided
 
-    def level(self, fista: FISTA) -> None:
+    def level(self, fista: FISTA) -> Tensor:
         """Bring the energy behind every group back to the dense network's, by the masks alone.
 
         The momentum does not follow: what all masks of a group have in common is no motion.
+
+        Returns:
+            (M,) what the masks were divided by.
         """
         masks = self._masks.values.detach()
         factor = torch.ones_like(masks)
@@ -46,6 +56,7 @@ class Balance:
                 factor[part.span] = root_mean
         masks.div_(factor)
         fista.rescale(self._masks.values, factor, momentum=False)
+        return factor
 
     def _of(self, kind: str) -> Tensor:
         mark = torch.zeros_like(self._masks.values, dtype=torch.bool)

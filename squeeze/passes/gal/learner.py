@@ -1,6 +1,7 @@
 """GAL's alternating updates: discriminator, generator, masks (Lin et al. 2019, CVPR, algorithm 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD, Optimizer
 
+from squeeze import processes
 from squeeze.errors import InputError
 from squeeze.passes.gal.balance import Balance
 from squeeze.passes.gal.discriminator import Discriminator, discriminator_loss, realness
@@ -54,7 +56,7 @@ class GALLearner:
         steps: int,
     ) -> None:
         self.baseline, self.steering, self.settings = baseline, steering, settings
-        self.masks, self.discriminator = steering.masks, discriminator
+        self.masks, self.sensitivity, self.discriminator = steering.masks, steering.sensitivity, discriminator
         self.generator = Features(generator, baseline.task, baseline.scale)
         self.modules: Mapping[str, nn.Module] = {
             "generator": generator,
@@ -108,6 +110,8 @@ class GALLearner:
         real = [self._imitated(part, update) for part in update.parts]
         fake = self._foreseen(update)
         judged = self._update_discriminator(real, [features.detach() for features in fake], update)
+        if self.removed is None and self.steering.budget is not None and self.sensitivity.due(self._done):
+            self._look(fake, update)
         logged = self._update_generator(real, fake, update)
         if self.removed is None and self._gathered == self.settings.mask_step:
             self._update_masks()
@@ -132,12 +136,31 @@ class GALLearner:
         """
         if len(update.parts) == 1:
             return [self._generated(update.parts[0], update)]
+        with torch.no_grad(), self._without_trace():
+            return [self._generated(part, update) for part in update.parts]
+
+    @contextmanager
+    def _without_trace(self) -> Iterator[None]:
         kept = [(buffer, buffer.clone()) for buffer in self.generator.buffers()]
-        with torch.no_grad(), randomness_kept():
-            features = [self._generated(part, update) for part in update.parts]
+        with randomness_kept():
+            yield
+        with torch.no_grad():
             for buffer, before in kept:
                 buffer.copy_(before)
-        return features
+
+    def _look(self, fake: list[Tensor], update: Update) -> None:
+        """Show the sensitivity one v · ∂f/∂m; the gradient of the masks that was gathered is kept."""
+        values = self.masks.values
+        gathered, values.grad = values.grad, None
+        with self._without_trace() if len(update.parts) > 1 else nullcontext():
+            for part, theirs in zip(update.parts, fake, strict=True):
+                features = theirs if theirs.requires_grad else self._generated(part, update)
+                signs = self.sensitivity.signs(self._done, part.start, features)
+                with update.running(part):
+                    features.backward(signs * (part.share / len(features)), retain_graph=theirs.requires_grad)
+        if values.grad is not None:
+            self.sensitivity.observe(processes.add_up(values.grad))
+        values.grad = gathered
 
     def _generated(self, part: Part, update: Update) -> Tensor:
         with update.running(part):
@@ -182,11 +205,11 @@ class GALLearner:
         """FISTA with the mean of the gathered gradients."""
         if self.masks.values.grad is not None:
             self.masks.values.grad /= self._gathered
-        self.balance.absorb(self.fista)
+        self.sensitivity.follow(self.balance.absorb(self.fista))
         self.fista.weights = self.steering.weights()
         self.fista.step(penalty=self._next_lambda)
         self.fista.zero_grad()
-        self.balance.level(self.fista)
+        self.sensitivity.follow(self.balance.level(self.fista))
         self._gathered = 0
 
     @torch.no_grad()
@@ -234,6 +257,7 @@ class GALLearner:
             "last": None if self._last is None else list(self._last),
             "removed": None if self.removed is None else torch.from_numpy(self.removed),
             "gradient": torch.zeros_like(self.masks.values) if gradient is None else gradient.clone(),
+            "sensitivity": self.sensitivity.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,6 +265,7 @@ class GALLearner:
         self.baseline.scale = self.generator.scale = state["scale"]
         self._steps, self._done, self._gathered = state["steps"], state["done"], state["gathered"]
         self._smooth, self._norm, self._count = state["sums"]
+        self.sensitivity.load_state_dict(state["sensitivity"])
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
         self.masks.values.grad = state["gradient"].to(self.masks.values) if self._gathered else None
         if state["removed"] is not None:

@@ -14,6 +14,7 @@ from squeeze.masks import KINDS, Kind, SoftMasks
 from squeeze.passes.base import Found
 from squeeze.passes.gal.discriminator import Discriminator, Regularizer
 from squeeze.passes.gal.learner import GALLearner
+from squeeze.passes.gal.sensitivity import Sensitivity
 from squeeze.passes.gal.settle import settled
 from squeeze.passes.gal.steering import Steering
 from squeeze.passes.gal.teacher import frozen_baseline
@@ -132,7 +133,8 @@ class GAL:
                 masks.values.normal_(generator=torch.Generator().manual_seed(run.seed))
         device = next((p.device for p in generator.parameters()), torch.device("cpu"))
         budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
-        steering = Steering(masks, structure, budget, self.round_to)
+        sensitivity = Sensitivity(len(masks.values), run.seed)
+        steering = Steering(masks, structure, budget, sensitivity, self.round_to)
         kind = torch.float64 if any(p.dtype is torch.float64 for p in generator.parameters()) else torch.float32
         masks.to(device, kind)
         discriminator = Discriminator(width, run.seed).to(device, kind)

@@ -6,12 +6,13 @@ import numpy as np
 from torch import Tensor
 
 from squeeze.masks import SoftMasks
+from squeeze.passes.gal.sensitivity import Sensitivity
 from squeeze.passes.gal.settle import zeros_go
 from squeeze.selection import Budget, select
 from squeeze.structure.groups import Structure
 
 SHARPNESS = 0.1
-"""ε of the reweighted norm: a mask of 0 is pushed (1 + ε) / ε = 11 times as hard as a mask of 1."""
+"""ε of the reweighted norm: what nobody would miss is pushed (1 + ε) / ε = 11 times as hard as the median."""
 STRIDE = 0.05
 """The most that one update may take from a mask, so that the function changes little at a time."""
 
@@ -24,14 +25,17 @@ class Steering:
     with the step size, the number of updates and the initial masks. With a budget it is therefore found anew at every
     update: the smallest for which the exact zeros leave no more than a share of the cost that falls in a straight line
     from 1 to the budget, reached at `hold`. Masks thus leave one after the other, the weights have time to adapt, and
-    at the end removing the zeros costs nothing. Under a budget wᵢ is divided by mᵢ + ε, too (reweighted L1: Candès,
+    at the end removing the zeros costs nothing. Under a budget wᵢ is divided by uᵢ + ε, too (reweighted L1: Candès,
     Wakin and Boyd 2008): a plain norm takes as much from the masks that stay as from those that go, and distorts the
-    network more than the removal does.
+    network more than the removal does. uᵢ² is what the features would miss without the entry, for what it costs; the
+    median u is 1. The size of a mask alone would not do: behind a normalisation a channel that is always 0 keeps any
+    mask for nothing, and what is small there means nothing elsewhere.
 
     Attributes:
         masks: Whose costs count.
         structure: What they were made for.
         budget: What may stay; None leaves λ alone.
+        sensitivity: Of the features to the masks.
         round_to: Widths are multiples of so many channels.
         hold: The share of the schedule after which the budget is met and what goes is decided; the weights have the
             rest to adapt to that.
@@ -41,6 +45,7 @@ class Steering:
     masks: SoftMasks
     structure: Structure
     budget: Budget | None
+    sensitivity: Sensitivity
     round_to: int = 8
     hold: float = 0.7
     pace: float = 0.2
@@ -63,7 +68,11 @@ class Steering:
         """(M,) w, for the masks as they are."""
         if self.budget is None:
             return self.costs()
-        return self.costs() * (1 + SHARPNESS) / (self.masks.values.detach() + SHARPNESS)
+        costs = self.costs()
+        needed = (self.sensitivity.missed(self.masks.values) / costs).sqrt()
+        some = needed[needed > 0]
+        typical = some.median() if len(some) else 1.0
+        return costs * (1 + SHARPNESS) / (needed / typical + SHARPNESS)
 
     def costs(self) -> Tensor:
         """(M,) shares of the MACs, or of the parameters if the budget is in them; 1 on average."""
