@@ -31,6 +31,7 @@ from squeeze.passes.magnitude import Magnitude as Magnitude
 from squeeze.plan import Cluster as Cluster
 from squeeze.plan import Drop as Drop
 from squeeze.plan import Plan as Plan
+from squeeze.plan import Resize as Resize
 from squeeze.plan import Slice as Slice
 from squeeze.plan import Step as Step
 from squeeze.profiling import Profile as Profile

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from torch import nn
 
 _INSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
@@ -31,6 +32,16 @@ def line_of(error: BaseException) -> str:
             found = f"{Path(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     return found
+
+
+def modules_of(error: BaseException) -> list[nn.Module]:
+    """The modules at work when an error came up, innermost first."""
+    frames, trace = list[FrameType](), error.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    values = (value for frame in reversed(frames) for value in frame.f_locals.values())
+    return list(dict.fromkeys(value for value in values if isinstance(value, nn.Module)))
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from squeeze.copying import Holders, copied
 from squeeze.errors import InputError, PlanError, quoted
 from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed
-from squeeze.plan import Cluster, Drop, Edit, Slice
+from squeeze.plan import Cluster, Drop, Edit, Resize, Slice
 
 Shapes = dict[str, torch.Size]
 
@@ -38,6 +38,8 @@ def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
         elif isinstance(edit, Cluster):
             _cluster(model, edit, before)
             holders = Holders(model)
+        elif isinstance(edit, Resize):
+            _resize(model, edit)
         else:
             _slice(model, edit, holders)
     for module in model.modules():
@@ -145,6 +147,27 @@ def _cluster(model: nn.Module, edit: Cluster, before: dict[nn.Module, Shapes]) -
         for name, child in module._modules.items():
             if child is conv:
                 module._modules[name] = clustered
+
+
+def own_sizes(module: nn.Module) -> dict[str, int]:
+    """Whole numbers of a user's module that may be sizes; torch's modules and ours keep theirs true by themselves."""
+    if type(module).__module__.startswith(("torch.nn.", "squeeze.nn.")):
+        return {}
+    return {name: value for name, value in vars(module).items() if type(value) is int and value > 1}
+
+
+def _resize(model: nn.Module, edit: Resize) -> None:
+    place = f"{edit.module}.{edit.attribute}".lstrip(".")
+    if _is_gone(model, place):
+        return
+    module, name = _owner(model, place)
+    value = own_sizes(module).get(name)
+    if value != edit.size:
+        raise PlanError(
+            f"rewrite: {quoted(place, 80)} must be the size {edit.size}, got {'none' if value is None else value}; use "
+            "the architecture the plan was made for."
+        )
+    setattr(module, name, edit.left)
 
 
 def _slice(model: nn.Module, edit: Slice, holders: Holders) -> None:

@@ -84,7 +84,25 @@ class Cluster:
     counts: tuple[int, ...]
 
 
-Edit = Slice | Drop | Cluster
+@dataclass(frozen=True)
+class Resize:
+    """Let a whole number that a module of the user's keeps say what is left (``num_heads``, ``split_size``).
+
+    Attributes:
+        module: Dotted name; "" for the model itself.
+        attribute: The number's name in the module.
+        size: Its value before.
+        left: Its value afterwards.
+    """
+
+    kind: ClassVar[str] = "resize"
+    module: str
+    attribute: str
+    size: int
+    left: int
+
+
+Edit = Slice | Drop | Cluster | Resize
 
 
 @dataclass(frozen=True)
@@ -182,9 +200,14 @@ def _edit(data: Any) -> Edit:
         if max(counts, default=0) > size:
             raise PlanError(f"plan: counts must be at most {size}, got {max(counts)}; the plan was altered.")
         return Cluster(_text(data.get("module"), "module"), size, counts)
+    if kind == "resize":
+        size, left = _count(data.get("size"), "size"), _count(data.get("left"), "left")
+        if not 1 <= left <= size:
+            raise PlanError(f"plan: left must be from 1 to {size}, got {left}; the plan was altered.")
+        return Resize(_text(data.get("module"), "module"), _text(data.get("attribute"), "attribute"), size, left)
     raise PlanError(
-        f"plan: an edit's kind must be 'slice', 'drop' or 'cluster', got {_quoted(kind)}; update squeeze, or check the "
-        "file."
+        f"plan: an edit's kind must be 'slice', 'drop', 'cluster' or 'resize', got {_quoted(kind)}; update squeeze, "
+        "or check the file."
     )
 
 

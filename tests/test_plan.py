@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeeze.errors import PlanError
-from squeeze.plan import Drop, Edit, Plan, Slice, Step
+from squeeze.plan import Drop, Edit, Plan, Resize, Slice, Step
 
 names = st.text(max_size=12)
 values = st.recursive(
@@ -29,7 +29,8 @@ def slices(draw: st.DrawFn) -> Slice:
 
 texts = st.lists(names, max_size=3).map(tuple)
 drops = st.builds(Drop, names, texts, texts, st.lists(st.integers(0, 3), max_size=3).map(tuple))
-steps = st.builds(Step, names, settings, st.lists(slices() | drops, max_size=4).map(tuple))
+resizes = st.integers(1, 40).flatmap(lambda size: st.builds(Resize, names, names, st.just(size), st.integers(1, size)))
+steps = st.builds(Step, names, settings, st.lists(slices() | drops | resizes, max_size=4).map(tuple))
 plans = st.builds(Plan, st.lists(steps, max_size=3).map(tuple), settings)
 
 
@@ -39,6 +40,10 @@ def slice_edit(**changes: Any) -> dict[str, Any]:
 
 def drop_edit(**changes: Any) -> dict[str, Any]:
     return {"kind": "drop", "name": "a", "modules": ["a"], "parameters": [], "parts": [], **changes}
+
+
+def resize_edit(**changes: Any) -> dict[str, Any]:
+    return {"kind": "resize", "module": "a", "attribute": "heads", "size": 8, "left": 6, **changes}
 
 
 def text_of(*edits: Any) -> str:
@@ -119,7 +124,7 @@ def test_wrong_types_outside_of_edits(broken: dict[str, Any], word: str) -> None
     ("edit", "word"),
     [
         ([], "edit must be an object"),
-        ({}, "kind must be 'slice', 'drop' or 'cluster', got None"),
+        ({}, "kind must be 'slice', 'drop', 'cluster' or 'resize', got None"),
         ({"kind": "melt"}, "'melt'"),
         ({"kind": ["slice"]}, "kind"),
         (slice_edit(tensor=3), "tensor must be text"),
@@ -134,6 +139,11 @@ def test_wrong_types_outside_of_edits(broken: dict[str, Any], word: str) -> None
         (drop_edit(parameters=[None]), "parameters must be text"),
         (drop_edit(parts=[-1]), "parts must be a whole number"),
         (drop_edit(parts=3), "parts must be a list"),
+        (resize_edit(module=None), "module must be text"),
+        (resize_edit(attribute=3), "attribute must be text"),
+        (resize_edit(left=True), "left must be a whole number"),
+        (resize_edit(left=0), "left must be from 1 to 8, got 0"),
+        (resize_edit(left=9), "left must be from 1 to 8, got 9"),
     ],
 )
 def test_wrong_types_in_edits(edit: Any, word: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from squeeze.errors import PlanError
-from squeeze.plan import Drop, Edit, Slice
+from squeeze.plan import Drop, Edit, Resize, Slice
 from squeeze.structure.cost import Cost, CostModel
 
 
@@ -29,6 +29,23 @@ class Axis:
     reads: bool
 
 
+@dataclass(frozen=True)
+class Size:
+    """A whole number that a module keeps, and that shrinks with a group.
+
+    Attributes:
+        module: Dotted name of the module.
+        attribute: The number's name there.
+        value: In the dense model.
+        step: What it loses with each unit.
+    """
+
+    module: str
+    attribute: str
+    value: int
+    step: int
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Channels, neurons or heads that are coupled in the same way; each unit can be removed by itself.
@@ -41,6 +58,7 @@ class Group:
             over the cut dimension (LayerNorm, softmax, mean).
         maskable: All that is read of a unit is read through `Axis.reads`, so a soft mask can scale it.
         note: Why the group is not exact or not maskable.
+        sizes: Numbers in the user's modules that say how many units there are.
     """
 
     name: str
@@ -49,6 +67,7 @@ class Group:
     exact: bool = True
     maskable: bool = True
     note: str = ""
+    sizes: tuple[Size, ...] = ()
 
     @property
     def step(self) -> int:
@@ -183,7 +202,7 @@ class Structure:
         return self.costs.after(self.kept(choice), ops, gone)
 
     def edits(self, choice: Choice) -> tuple[Edit, ...]:
-        """The edits that carry out a choice: drops first, then slices of what is left."""
+        """The edits that carry out a choice: drops first, then slices of what is left, then sizes."""
         unknown = (choice.blocks - {b.name for b in self.blocks}) | (choice.branches - {b.name for b in self.branches})
         if unknown or [len(u) for u in choice.units] != [g.size for g in self.groups]:
             raise PlanError(
@@ -197,7 +216,12 @@ class Structure:
         gone = {name for item in self._dropped(choice) for name in self.owned(item)}
         kept = self.kept(choice)
         slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
-        return (*drops, *slices)
+        sizes = [
+            Resize(size.module, size.attribute, size.value, size.value - size.step * int(units.sum()))
+            for group, units in zip(self.groups, choice.units, strict=True)
+            for size in (group.sizes if units.any() else ())
+        ]
+        return (*drops, *slices, *sizes)
 
     def _dropped(self, choice: Choice) -> list[Block | Branch]:
         items: list[Block | Branch] = [*self.blocks, *self.branches]

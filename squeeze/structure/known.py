@@ -1,13 +1,14 @@
 """What the rounds of a trace have taught: readings, pins, and groups that only shrink together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from squeeze.structure.couple import Coupling
-from squeeze.structure.groups import Axis, Group, Structure
+from squeeze.structure.groups import Axis, Group, Size, Structure
 from squeeze.structure.run import Record
+from squeeze.structure.sizes import Search
 from squeeze.structure.trial import Trial
 
 Place = tuple[str, int]
@@ -37,6 +38,14 @@ class _Join:
     readings: dict[int, int]
 
 
+@dataclass(frozen=True, eq=False)
+class _Sized:
+    """Numbers in the user's modules that say how many of these nodes there are; none if that turned out to be wrong."""
+
+    nodes: np.ndarray
+    sizes: tuple[Size, ...]
+
+
 @dataclass
 class Known:
     """What the rounds so far have taught.
@@ -45,12 +54,14 @@ class Known:
         readings: For ops that can be read in several ways, which one to take.
         pins: Nodes that a trial showed to be fixed, why, and where.
         scaled: Nodes whose number is used as a number in the code.
+        sizes: Numbers in the user's modules that shrink with a group, and what does not.
         joins: Dimensions of equal size whose indices go together, because the code computes one size from the other.
     """
 
     readings: dict[int, int] = field(default_factory=dict)
     pins: list[Pinned] = field(default_factory=list)
     scaled: list[np.ndarray] = field(default_factory=list)
+    sizes: list[_Sized] = field(default_factory=list)
     joins: list[_Join] = field(default_factory=list)
     _failed: list[_Failed] = field(default_factory=list)
     _tried: set[tuple[Place, Place]] = field(default_factory=set)
@@ -60,6 +71,14 @@ class Known:
         ledger = record.context.ledger
         ledger.statistics += [(nodes, "its size is used as a number in the code") for nodes in self.scaled]
         ledger.ties += [(_span(record, join.outer), _span(record, join.inner)) for join in self.joins]
+
+    def sized(self, coupling: Coupling) -> Coupling:
+        """The groups with the numbers in the user's modules that shrink with them."""
+        groups = [
+            replace(group, sizes=next((s.sizes for s in self.sizes if np.isin(_nodes(coupling, i), s.nodes).all()), ()))
+            for i, group in enumerate(coupling.groups)
+        ]
+        return replace(coupling, groups=tuple(groups)) if self.sizes else coupling
 
     def reread(self, record: Record, nodes: np.ndarray) -> bool:
         """Take the next reading wherever one is left and these nodes are concerned."""
@@ -72,17 +91,32 @@ class Known:
 
     def learn(self, trial: Trial, record: Record, coupling: Coupling, structure: Structure) -> bool:
         """Take over what a trial of the groups found; False if it found nothing."""
-        failures = trial.groups()
+        failures, search = trial.groups(), Search(trial.dense, structure)
         for failure in failures:
             nodes = _nodes(coupling, failure.item)
             if self._part(record, nodes):
                 continue
-            pin = None if self.reread(record, nodes) else (nodes, failure.reason, failure.where)
+            if self.reread(record, nodes):
+                pin = None
+            elif self._resized(search, failure.item, nodes):
+                continue
+            else:
+                pin = (nodes, failure.reason, failure.where)
             self.pins += [pin] if pin else []
             self._failed.append(_Failed(structure.groups[failure.item], nodes, pin))
         self._join(record)
         self.scaled += [_nodes(coupling, number) for number in trial.scaled]
         return bool(failures) or bool(trial.scaled)
+
+    def _resized(self, search: Search, number: int, nodes: np.ndarray) -> bool:
+        """Let numbers in the modules shrink with a group that fails; what fails in spite of that is given up."""
+        before = [sized for sized in self.sizes if np.isin(nodes, sized.nodes).any()]
+        self.sizes = [sized for sized in self.sizes if sized not in before]
+        taken = {(size.module, size.attribute) for sized in self.sizes for size in sized.sizes}
+        sizes = () if before else search.needed(number)
+        free = not any((size.module, size.attribute) in taken for size in sizes)
+        self.sizes.append(_Sized(nodes, sizes if free else ()))
+        return bool(sizes) and free
 
     def _part(self, record: Record, nodes: np.ndarray) -> bool:
         """Give up the joins that these nodes are part of; False if there are none."""

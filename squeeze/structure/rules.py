@@ -110,9 +110,9 @@ def batch_norm(ctx: Context, call: Call) -> None:
     own = [t for t in call.tensors[1:] if t.dim() == 1]
     ids = agree(ctx, [(x, 1), *((t, 0) for t in own)], x.shape[1])
     layers = [layer for layer in ctx.labels(x).layers if layer.dim != 1]
-    if call.arg("training") and not own:
-        return unknown(ctx, call)
-    return ctx.give(call, [*layers, *([Layer(1, ids)] if ids is not None else [])])
+    for layer in layers if call.arg("training") else ():
+        ctx.ledger.flag_statistics(layer.ids, f"{call.name} takes statistics over it")
+    ctx.give(call, [*layers, *([Layer(1, ids)] if ids is not None else [])])
 
 
 def layer_norm(ctx: Context, call: Call) -> None:

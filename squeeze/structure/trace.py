@@ -46,7 +46,7 @@ def trace(
     known, dense = Known(), Dense(model, example_inputs, Watch(tell, clock))
     for _ in range(_ROUNDS):
         record = _run(dense, model, known)
-        coupling = couple(record, model, known.pins)
+        coupling = known.sized(couple(record, model, known.pins))
         if known.reread(record, _stuck(record, coupling)):
             continue
         structure = _structure(record, coupling, model)

@@ -8,6 +8,17 @@ from tests.models.graphs import GRAPHS
 from tests.models.movement import MOVEMENT
 from tests.models.residual import RESIDUAL
 from tests.models.sequences import SEQUENCES
+from tests.models.sizes import SIZES
 from tests.models.weights import WEIGHTS
 
-HARD: dict[str, Case] = {**CONVOLUTIONS, **MOVEMENT, **GATES, **WEIGHTS, **SEQUENCES, **CALLING, **RESIDUAL, **GRAPHS}
+HARD: dict[str, Case] = {
+    **CONVOLUTIONS,
+    **MOVEMENT,
+    **GATES,
+    **WEIGHTS,
+    **SEQUENCES,
+    **CALLING,
+    **RESIDUAL,
+    **GRAPHS,
+    **SIZES,
+}

@@ -96,6 +96,24 @@ class Summation(nn.Module):
         return torch.einsum("bchw,oc->bohw", x, self.w)
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose kernels are normalised by a batch norm in training mode (BiT's and NFNet's).
+
+    Args:
+        gained: With a learnt factor for each of them.
+    """
+
+    def __init__(self, gained: bool) -> None:
+        super().__init__(16, 12, 3, padding=1)
+        self.gain = nn.Parameter(torch.rand(12, 1, 1, 1) + 0.5) if gained else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = None if self.gain is None else (self.gain * 0.5).view(-1)
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        kernels = F.batch_norm(rows, None, None, gain, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, kernels, self.bias, padding=1)
+
+
 class TwoForms(nn.Module):
     """nn.Bilinear between two vectors."""
 
@@ -172,6 +190,12 @@ WEIGHTS: dict[str, Case] = {
     "weight_norm_hook": around(old_weight_norm, out=12, removable=("conv1.weight", "middle.weight_v")),
     "spectral_norm": around(
         lambda: parametrizations.spectral_norm(nn.Conv2d(16, 12, 3, padding=1)), out=12, removable=("conv2.weight",)
+    ),
+    "standardised": around(
+        lambda: Standardised(False), out=12, removable=("conv1.weight", "middle.weight"), exact=False
+    ),
+    "standardised_gained": around(
+        lambda: Standardised(True), out=12, removable=("conv1.weight", "middle.weight", "middle.gain"), exact=False
     ),
     "reused": around(Reused, removable=("conv1.weight", "middle.shared.weight", "conv2.weight")),
     "siamese": Case(

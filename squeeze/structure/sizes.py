@@ -1,0 +1,191 @@
+"""Sizes that the user's modules keep as whole numbers: which of them must shrink with a group, found by trying.
+
+A number of the same value by accident is refused: a number is taken only if the model gets further with it and, in the
+end, computes what the masked model computes; whatever it does not get further with stays.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from squeeze.blame import modules_of
+from squeeze.copying import sharing
+from squeeze.edits import carry_out, own_sizes
+from squeeze.structure.couple import PRODUCT
+from squeeze.structure.cuts import first_cut, second_cut
+from squeeze.structure.groups import Choice, Group, Size, Structure
+from squeeze.structure.reference import masked, swapped
+from squeeze.structure.trial import Dense, shapes_of
+
+_ATTEMPTS = 64
+Sizes = tuple[Size, ...]
+
+
+@dataclass(frozen=True, order=True)
+class _Outcome:
+    """Whether a smaller model computes what it should, how many ops it came, and the modules at work at its end."""
+
+    works: bool
+    ops: int
+    modules: tuple[str, ...] = field(default=(), compare=False)
+
+
+class _Count(TorchDispatchMode):
+    """Counts what runs."""
+
+    ops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ops += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Attempts:
+    """Cuts one group alone, together with some sizes."""
+
+    def __init__(self, dense: Dense, structure: Structure, number: int) -> None:
+        self._dense, self._structure, self._number = dense, structure, number
+        self._group = structure.groups[number]
+        self._first = first_cut(self._group.size, number)
+        self._known: dict[frozenset[Size], _Outcome] = {}
+
+    def __call__(self, sizes: Sizes) -> _Outcome:
+        key = frozenset(sizes)
+        if key not in self._known and len(self._known) < _ATTEMPTS:
+            first = self._outcome(sizes, self._first)
+            second = self._outcome(sizes, second_cut(self._first, self._number)) if first.works else first
+            self._known[key] = second if second.works else replace(first, works=False, modules=second.modules)
+        return self._known.get(key, _Outcome(False, 0))
+
+    def _outcome(self, sizes: Sizes, gone: np.ndarray) -> _Outcome:
+        structure, nothing = self._structure, self._structure.nothing()
+        groups = [replace(g, sizes=sizes) if i == self._number else g for i, g in enumerate(structure.groups)]
+        units = tuple(gone if i == self._number else none for i, none in enumerate(nothing.units))
+        choice, smaller = replace(nothing, units=units), sharing(self._dense.model)
+        names = {module: name for name, module in smaller.named_modules()}
+        with _Count() as count:
+            try:
+                outputs = self._dense.run(carry_out(smaller, replace(structure, groups=tuple(groups)).edits(choice)))
+            except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
+                working = (names[module] for module in modules_of(error) if module in names)
+                return _Outcome(False, count.ops, tuple(working))
+        return _Outcome(self._right(choice, smaller, outputs), count.ops)
+
+    def _right(self, choice: Choice, smaller: nn.Module, outputs: Sequence[Tensor]) -> bool:
+        """It computes what the masked model does; where a mask is not a removal, units can change places."""
+        dense, structure = self._dense, self._structure
+        if shapes_of(outputs) != shapes_of(dense.outputs):
+            return False
+        reference = masked(dense.model, structure, choice)
+        if reference is not None and dense.same(dense.run(reference), outputs):
+            return True
+        if reference is not None and self._group.note != PRODUCT:
+            return False
+        twin = swapped(smaller, structure, [self._number], choice)
+        return dense.same(outputs, dense.run(twin))
+
+
+class Search:
+    """Looks for the sizes that a group needs if it is to be cut alone.
+
+    Args:
+        dense: The uncut model.
+        structure: What is believed of it.
+    """
+
+    def __init__(self, dense: Dense, structure: Structure) -> None:
+        self._dense = dense
+        self._structure = structure
+        self._own = {name: own for name, module in dense.model.named_modules() if (own := own_sizes(module))}
+        self._found: dict[str, set[str]] = {}
+
+    def needed(self, number: int) -> Sizes:
+        """Of the `number`-th group; none if there are no numbers with which it can be cut, or if it needs none."""
+        group = self._structure.groups[number]
+        fitting, near = self._fitting(group), _near(group)
+        attempts = _Attempts(self._dense, self._structure, number)
+        kind = _numberless(" ".join(f"{axis.tensor}[{axis.dim}]" for axis in group.axes))
+        if kind in self._found:  # in a row of like modules, what helped or did not in the first
+            like = [size for name in near for size in fitting.get(name, ()) if _kind(size) in self._found[kind]]
+            if not self._found[kind] or attempts(tuple(like)).works:
+                return tuple(like)
+        sizes = _searched(attempts, fitting, near)
+        self._found[kind] = {_kind(size) for size in sizes}
+        return sizes
+
+    def _fitting(self, group: Group) -> dict[str, Sizes]:
+        """Each module's numbers that are a multiple of the group's size: of what a unit takes somewhere, or a part."""
+        takes = {int(np.bincount(axis.units[axis.units >= 0]).max()) for axis in group.axes}
+        found: dict[str, Sizes] = defaultdict(tuple)
+        for name, own in self._own.items():
+            for attribute, value in own.items():
+                step, rest = divmod(value, group.size)
+                if step and not rest and any(take % step == 0 for take in takes):
+                    found[name] += (Size(name, attribute, value, step),)
+        return dict(found)
+
+
+def _searched(attempts: _Attempts, fitting: Mapping[str, Sizes], near: Sequence[str]) -> Sizes:
+    """Sizes with which the attempt works, each of which it needs."""
+    chosen = list[Sizes]()
+    outcome = attempts(())
+    while not outcome.works:
+        best: Sizes = ()
+        for rows in _further(fitting, near, outcome.modules, _all(chosen)):
+            best = max(rows, key=lambda row: attempts(_all(chosen, row)), default=())
+            if attempts(_all(chosen, best)) > outcome:
+                break
+        else:
+            return ()
+        chosen.append(best)
+        outcome = attempts(_all(chosen))
+    for row in list(chosen):
+        others = [other for other in chosen if other is not row]
+        chosen = others if attempts(_all(others)).works else chosen
+    return _all(chosen)
+
+
+def _further(
+    fitting: Mapping[str, Sizes], near: Sequence[str], working: Sequence[str], chosen: Sizes
+) -> Iterator[list[Sizes]]:
+    """What to try next: numbers of the modules at work, in all modules like them, alone, together; then others."""
+    left = {name: [size for size in sizes if size not in chosen] for name, sizes in fitting.items()}
+    for names in (working, [name for name in near if name not in working]):
+        sizes = [size for name in names for size in left.get(name, ())]
+        kinds = {_kind(size) for size in sizes}
+        like = [size for name in near for size in left.get(name, ()) if _kind(size) in kinds]
+        yield _rows([*sizes, *like], _kind)
+        yield [(size,) for size in sizes]
+        yield _rows(sizes, lambda size: size.module)
+
+
+def _near(group: Group) -> list[str]:
+    """The modules that hold what the group touches, and those around them."""
+    paths = (axis.tensor.split(".")[:-1] for axis in group.axes)
+    return list(dict.fromkeys(".".join(path[:n]) for path in paths for n in range(len(path), -1, -1)))
+
+
+def _all(chosen: Sequence[Sizes], more: Sizes = ()) -> Sizes:
+    return tuple(size for row in (*chosen, more) for size in row)
+
+
+def _rows(sizes: Iterable[Size], key: Callable[[Size], str]) -> list[Sizes]:
+    rows: dict[str, list[Size]] = defaultdict(list)
+    for size in dict.fromkeys(sizes):
+        rows[key(size)].append(size)
+    return [tuple(row) for row in rows.values()]
+
+
+def _kind(size: Size) -> str:
+    return _numberless(f"{size.module}.{size.attribute}")
+
+
+def _numberless(name: str) -> str:
+    """The same for like places in a row of like modules."""
+    return re.sub(r"\d+", "#", name)

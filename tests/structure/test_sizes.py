@@ -1,0 +1,65 @@
+"""Numbers in the user's modules shrink with what they count, and only those."""
+
+import pytest
+import torch
+from torch import nn
+
+from squeeze.edits import rewrite
+from squeeze.plan import Resize
+from squeeze.structure.groups import Structure
+from squeeze.structure.trace import trace
+from tests.models import HARD
+
+
+def traced(name: str) -> tuple[nn.Module, Structure]:
+    model = HARD[name].build()
+    return model, trace(model, HARD[name].inputs())
+
+
+def resized(name: str) -> dict[str, tuple[int, int]]:
+    """Each number that changes when the first unit of every group goes: what it was, and what it is."""
+    model, structure = traced(name)
+    choice = structure.nothing()
+    for units in choice.units:
+        units[:1] = len(units) > 1
+    edits = structure.edits(choice)
+    small = rewrite(model, edits)
+    found = {}
+    for edit in edits:
+        if isinstance(edit, Resize):
+            assert getattr(small.get_submodule(edit.module), edit.attribute) == edit.left
+            found[f"{edit.module}.{edit.attribute}"] = edit.size, edit.left
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("number_of_heads", {"bodies.0.heads": (4, 3), "bodies.1.heads": (4, 3)}),
+        ("number_of_heads_elsewhere", {"bodies.0.divide.heads": (4, 3), "bodies.1.divide.heads": (4, 3)}),
+        ("number_of_heads_by_accident", {"bodies.0.heads": (4, 3), "bodies.1.heads": (4, 3)}),
+        ("patches", {".hidden_dim": (12, 11)}),
+        ("sizes_of_parts", {"middle.first": (6, 5), "middle.second": (10, 9)}),
+        ("size_and_factor", {"middle.second": (10, 9)}),
+        ("shared_number", {}),
+        ("attention_heads", {}),
+    ],
+)
+def test_numbers_shrink_with_what_they_count(name: str, expected: dict[str, tuple[int, int]]) -> None:
+    assert resized(name) == expected
+
+
+def test_numbers_of_a_transformer_of_heads_a_trunk_and_its_own_linear_layers() -> None:
+    names = {("c_attn.nf", 36, 24), ("split_size", 12, 8), ("c_proj.nf", 12, 11)}
+    expected = {f"bodies.{body}.{name}": (size, left) for body in (0, 1) for name, size, left in names}
+    assert resized("generative") == expected
+
+
+def test_a_part_that_does_not_shrink_keeps_its_number() -> None:
+    model, structure = traced("sizes_of_parts")
+    choice = structure.nothing()
+    group = next(i for i, g in enumerate(structure.groups) if any(s.attribute == "second" for s in g.sizes))
+    choice.units[group][[1, 4]] = True
+    small = rewrite(model, structure.edits(choice))
+    assert (small.middle.first, small.middle.second) == (6, 8)  # type: ignore[union-attr]
+    assert small(torch.ones(2, 3, 8, 8)).shape == (2, 5)
