@@ -94,11 +94,10 @@ class Known:
         failures, search = trial.groups(), Search(trial.dense, structure)
         for failure in failures:
             nodes = _nodes(coupling, failure.item)
-            if self._part(record, nodes):
-                continue
-            if self.reread(record, nodes):
+            joined = any(np.isin(_span(record, join.outer), nodes).any() for join in self.joins)
+            if not joined and self.reread(record, nodes):
                 pin = None
-            elif self._resized(search, failure.item, nodes):
+            elif self._resized(search, failure.item, nodes) or self._part(record, nodes):
                 continue
             else:
                 pin = (nodes, failure.reason, failure.where)
@@ -113,7 +112,8 @@ class Known:
         before = [sized for sized in self.sizes if np.isin(nodes, sized.nodes).any()]
         self.sizes = [sized for sized in self.sizes if sized not in before]
         taken = {(size.module, size.attribute) for sized in self.sizes for size in sized.sizes}
-        sizes = () if before else search.needed(number)
+        tried = any(np.isin(nodes, sized.nodes).all() for sized in before)
+        sizes = () if tried else search.needed(number)
         free = not any((size.module, size.attribute) in taken for size in sizes)
         self.sizes.append(_Sized(nodes, sizes if free else ()))
         return bool(sizes) and free

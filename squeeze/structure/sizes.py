@@ -136,12 +136,10 @@ def _searched(attempts: _Attempts, fitting: Mapping[str, Sizes], near: Sequence[
     chosen = list[Sizes]()
     outcome = attempts(())
     while not outcome.works:
-        best: Sizes = ()
-        for rows in _further(fitting, near, outcome.modules, _all(chosen)):
-            best = max(rows, key=lambda row: attempts(_all(chosen, row)), default=())
-            if attempts(_all(chosen, best)) > outcome:
-                break
-        else:
+        options = _further(fitting, near, outcome.modules, _all(chosen))
+        bests = (_best(attempts, _all(chosen), rows) for rows in options)
+        best = next((row for row in bests if attempts(_all(chosen, row)) > outcome), None)
+        if best is None:
             return ()
         chosen.append(best)
         outcome = attempts(_all(chosen))
@@ -149,6 +147,12 @@ def _searched(attempts: _Attempts, fitting: Mapping[str, Sizes], near: Sequence[
         others = [other for other in chosen if other is not row]
         chosen = others if attempts(_all(others)).works else chosen
     return _all(chosen)
+
+
+def _best(attempts: _Attempts, chosen: Sizes, rows: Sequence[Sizes]) -> Sizes:
+    """The row that works, or comes furthest."""
+    works = (row for row in rows if attempts(chosen + row).works)
+    return next(works, None) or max(rows, key=lambda row: attempts(chosen + row), default=())
 
 
 def _further(

@@ -48,6 +48,21 @@ class Numbered(nn.Module):
         return self.out(torch.tanh(y) ** self.power)
 
 
+class Fitting(nn.Module):
+    """Attention whose width is a number, and must fit that of the trunk: they can only shrink together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 3, 4
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return self.out(y.transpose(1, 2).reshape(b, n, c))
+
+
 class Projection(nn.Module):
     """GPT-2's linear layer, which keeps its width as a number and flattens for `addmm`.
 
@@ -163,6 +178,12 @@ SIZES: dict[str, Case] = {
         seeded(lambda: Residual([Generative(), Generative()], 12)),
         noise(2, 7, 5),
         ("fc.weight", *(f"bodies.{i}.{name}.bias" for i in (0, 1) for name in ("c_attn", "c_proj"))),
+        ("head.weight",),
+    ),
+    "number_of_width": Case(
+        seeded(lambda: Residual([Fitting(), Fitting()], 12)),
+        noise(2, 7, 5),
+        ("fc.weight", *(f"bodies.{i}.{name}.weight" for i in (0, 1) for name in ("qkv", "out"))),
         ("head.weight",),
     ),
     "patches": Case(seeded(Patches), noise(2, 3, 8, 8), ("conv.weight", "fc1.weight", "fc2.weight"), ("head.weight",)),

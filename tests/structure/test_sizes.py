@@ -38,6 +38,7 @@ def resized(name: str) -> dict[str, tuple[int, int]]:
         ("number_of_heads", {"bodies.0.heads": (4, 3), "bodies.1.heads": (4, 3)}),
         ("number_of_heads_elsewhere", {"bodies.0.divide.heads": (4, 3), "bodies.1.divide.heads": (4, 3)}),
         ("number_of_heads_by_accident", {"bodies.0.heads": (4, 3), "bodies.1.heads": (4, 3)}),
+        ("number_of_width", {"bodies.0.width": (4, 3), "bodies.1.width": (4, 3)}),
         ("patches", {".hidden_dim": (12, 11)}),
         ("sizes_of_parts", {"middle.first": (6, 5), "middle.second": (10, 9)}),
         ("size_and_factor", {"middle.second": (10, 9)}),
