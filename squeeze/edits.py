@@ -150,24 +150,34 @@ def _cluster(model: nn.Module, edit: Cluster, before: dict[nn.Module, Shapes]) -
 
 
 def own_sizes(module: nn.Module) -> dict[str, int]:
-    """Whole numbers of a user's module that may be sizes; torch's modules and ours keep theirs true by themselves."""
+    """Whole numbers of a user's module that may be sizes (``heads``, ``shape.0``); torch's modules and ours follow."""
     if type(module).__module__.startswith(("torch.nn.", "squeeze.nn.")):
         return {}
-    return {name: value for name, value in vars(module).items() if type(value) is int and value > 1}
+    found = {}
+    for name, value in vars(module).items():
+        several = (
+            {f"{name}.{i}": part for i, part in enumerate(value)} if type(value) in (tuple, list) else {name: value}
+        )
+        found.update({place: part for place, part in several.items() if type(part) is int and part > 1})
+    return found
 
 
 def _resize(model: nn.Module, edit: Resize) -> None:
     place = f"{edit.module}.{edit.attribute}".lstrip(".")
     if _is_gone(model, place):
         return
-    module, name = _owner(model, place)
-    value = own_sizes(module).get(name)
+    name, _, position = edit.attribute.partition(".")
+    module, _ = _owner(model, f"{edit.module}.{name}".lstrip("."))
+    value = own_sizes(module).get(edit.attribute)
     if value != edit.size:
         raise PlanError(
             f"rewrite: {quoted(place, 80)} must be the size {edit.size}, got {'none' if value is None else value}; use "
             "the architecture the plan was made for."
         )
-    setattr(module, name, edit.left)
+    numbers = getattr(module, name)
+    if position:
+        parts = [edit.left if str(i) == position else part for i, part in enumerate(numbers)]
+    setattr(module, name, type(numbers)(parts) if position else edit.left)
 
 
 def _slice(model: nn.Module, edit: Slice, holders: Holders) -> None:

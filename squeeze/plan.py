@@ -90,7 +90,7 @@ class Resize:
 
     Attributes:
         module: Dotted name; "" for the model itself.
-        attribute: The number's name in the module.
+        attribute: The number's name in the module; with ``.0`` behind it, the first of several.
         size: Its value before.
         left: Its value afterwards.
     """

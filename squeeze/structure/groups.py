@@ -35,7 +35,7 @@ class Size:
 
     Attributes:
         module: Dotted name of the module.
-        attribute: The number's name there.
+        attribute: The number's name there; with ``.0`` behind it, the first of several.
         value: In the dense model.
         step: What it loses with each unit.
     """

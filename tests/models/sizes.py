@@ -117,6 +117,29 @@ class Residual(nn.Module):
         return self.head(x)
 
 
+class Rms(nn.Module):
+    """A normalisation of one's own, whose shape is a tuple."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.shape = (width,)
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.shape) * self.weight
+
+
+class Perceptron(nn.Module):
+    """A normalisation and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.fc2 = Rms(12), nn.Linear(12, 16), nn.Linear(16, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+
+
 class Patches(nn.Module):
     """Patches as tokens: the trunk's width is a number that a reshape needs."""
 
@@ -187,6 +210,13 @@ SIZES: dict[str, Case] = {
         ("head.weight",),
     ),
     "patches": Case(seeded(Patches), noise(2, 3, 8, 8), ("conv.weight", "fc1.weight", "fc2.weight"), ("head.weight",)),
+    "shape_in_a_tuple": Case(
+        seeded(lambda: Residual([Perceptron(), Perceptron()], 12)),
+        noise(2, 7, 5),
+        ("fc.weight", "bodies.0.norm.weight", "bodies.0.fc1.weight", "bodies.1.fc2.weight"),
+        ("head.weight",),
+        exact=False,
+    ),
     "sizes_of_parts": around(Halves, out=8, removable=("conv1.weight", "middle.left.weight")),
     "size_and_factor": around(lambda: Halves(True), out=8, removable=("middle.left.weight",)),
     "shared_number": around(

@@ -27,7 +27,9 @@ def resized(name: str) -> dict[str, tuple[int, int]]:
     found = {}
     for edit in edits:
         if isinstance(edit, Resize):
-            assert getattr(small.get_submodule(edit.module), edit.attribute) == edit.left
+            name, _, place = edit.attribute.partition(".")
+            number = getattr(small.get_submodule(edit.module), name)
+            assert (number[int(place)] if place else number) == edit.left
             found[f"{edit.module}.{edit.attribute}"] = edit.size, edit.left
     return found
 
@@ -39,6 +41,7 @@ def resized(name: str) -> dict[str, tuple[int, int]]:
         ("number_of_heads_elsewhere", {"bodies.0.divide.heads": (4, 3), "bodies.1.divide.heads": (4, 3)}),
         ("number_of_heads_by_accident", {"bodies.0.heads": (4, 3), "bodies.1.heads": (4, 3)}),
         ("number_of_width", {"bodies.0.width": (4, 3), "bodies.1.width": (4, 3)}),
+        ("shape_in_a_tuple", {"bodies.0.norm.shape.0": (12, 11), "bodies.1.norm.shape.0": (12, 11)}),
         ("patches", {".hidden_dim": (12, 11)}),
         ("sizes_of_parts", {"middle.first": (6, 5), "middle.second": (10, 9)}),
         ("size_and_factor", {"middle.second": (10, 9)}),
