@@ -41,11 +41,16 @@ def full_after(writes: int) -> Iterator[Disk]:
             return disk.fits(content, super().write)
 
     def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if not set(mode) & set("wax") or "+" in mode or args:
+        if not set(mode) & set("wax") or "+" in mode:
             return open_file(file, mode, *args, **kwargs)
-        raw = File(file, mode.replace("t", "").replace("b", ""), kwargs.get("closefd", True), kwargs.get("opener"))
+        given = (
+            dict(zip(("buffering", "encoding", "errors", "newline", "closefd", "opener"), args, strict=False)) | kwargs
+        )
+        raw = File(file, mode.replace("t", "").replace("b", ""), given.get("closefd", True), given.get("opener"))
         buffered = io.BufferedWriter(raw)
-        return buffered if "b" in mode else io.TextIOWrapper(buffered, kwargs.get("encoding"), kwargs.get("errors"))
+        if "b" in mode:
+            return buffered
+        return io.TextIOWrapper(buffered, given.get("encoding"), given.get("errors"), given.get("newline"))
 
     def written(descriptor: int, content: Any) -> int:
         return (

@@ -26,7 +26,7 @@ def texts(node: ast.expr, constants: dict[str, str]) -> Iterator[str]:
     elif isinstance(node, ast.JoinedStr):
         yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
     elif isinstance(node, ast.Name | ast.Constant):
-        text = constants.get(node.id) if isinstance(node, ast.Name) else node.value
+        text = node.value if isinstance(node, ast.Constant) else constants.get(node.id)
         if isinstance(text, str) and " " in text:
             yield text
 
@@ -34,8 +34,13 @@ def texts(node: ast.expr, constants: dict[str, str]) -> Iterator[str]:
 def reasons_in(path: Path) -> Iterator[str]:
     """Texts that a module gives as reasons: to what takes them, in pins made by hand, and as what a trial says."""
     tree = ast.parse(path.read_text())
-    plain = [n for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
-    constants = {name.id: str(n.value.value) for n in plain for name in n.targets if isinstance(name, ast.Name)}
+    constants = {
+        name.id: str(node.value.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for name in node.targets
+        if isinstance(name, ast.Name)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
