@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and nothing of the user's is overwritten unasked."""
+"""Files appear whole or not at all."""
 
 import errno
 import os
@@ -10,32 +10,10 @@ from typing import IO
 
 from squeeze.errors import InputError, SqueezeError
 
-RUN_FILES = (
-    "model.safetensors",
-    "model.onnx",
-    "model.pt2",
-    "plan.json",
-    "report.json",
-    "report.html",
-    "log",
-    "log.*",
-    "checkpoints/**/*.safetensors",
-    "tensorboard/**/events.out.tfevents.*",
-    "pass[0-9]*/checkpoints/**/*.safetensors",
-    "pass[0-9]*/tensorboard/**/events.out.tfevents.*",
-)
-"""What a run writes into its folder, as patterns; `claim_folder` deletes nothing else."""
-
 _NO_FILE = {errno.ENOENT: "no such file", errno.ENOTDIR: "no such file", errno.EISDIR: "a folder"}
 
-_MARK = ".squeeze-"
+MARK = ".squeeze-"
 """In the name of every temporary file."""
-
-_SUBFOLDERS = (
-    *("checkpoints", "tensorboard", "tensorboard/*"),
-    *("pass[0-9]*", "pass[0-9]*/checkpoints", "pass[0-9]*/tensorboard", "pass[0-9]*/tensorboard/*"),
-)
-"""Folders that a run makes within its own."""
 
 
 @contextmanager
@@ -77,7 +55,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file under a temporary name beside `path`, then rename it.
 
     Whatever happens, `path` holds the old content or all of the new, and no temporary file is left
-    (one may survive a SIGKILL; `claim_folder` sweeps it up). Missing folders are made.
+    (one may survive a SIGKILL; `squeeze.folders.claim_folder` sweeps it up). Missing folders are made.
 
     Args:
         path: Where the file goes; the temporary file has the same suffix.
@@ -86,17 +64,17 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         InputError: The folder cannot be made or written to, the disk is full, or `path` is a folder.
     """
-    temporary = path.parent / f".{path.stem}{_MARK}{os.getpid()}{path.suffix}"
+    temporary = path.parent / f".{path.stem}{MARK}{os.getpid()}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # a link of that name would lead the writing elsewhere
         try:
             write(temporary)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise explained(path, error) from error
 
@@ -113,49 +91,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """`write_atomic` of this text, as UTF-8."""
     write_bytes(path, content.encode())
-
-
-def claim_folder(folder: Path, force: bool = False, resume: bool = False) -> None:
-    """Make a folder ready for a run, before anything expensive starts.
-
-    Args:
-        folder: Made if missing.
-        force: Delete what an earlier run wrote here (`RUN_FILES`); what else lies here stays.
-        resume: Keep everything, to continue the run.
-
-    Raises:
-        InputError: Not a folder, not writable, or not empty and neither `force` nor `resume` was given.
-    """
-    if force and resume:
-        raise InputError(f"{folder}: must be continued or started over, got both resume and force; give one of them.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _require_own(folder)
-        names = sorted(entry.name for entry in folder.iterdir() if _MARK not in entry.name)
-        if names and not (force or resume):
-            raise InputError(
-                f"{folder}: must be new or empty, got a folder that holds {names[0]}; choose another one, "
-                "or continue its run (resume) or replace its files (force)."
-            )
-        for stale in _matching(
-            folder, (f".*{_MARK}*", f"checkpoints/.*{_MARK}*", f"pass[0-9]*/checkpoints/.*{_MARK}*")
-        ):
-            stale.unlink()
-        for written in _matching(folder, RUN_FILES if force else ()):
-            written.unlink()
-        _probe(folder)
-    except OSError as error:
-        raise explained(folder, error) from error
-
-
-def _require_own(folder: Path) -> None:
-    """No link among the folders that a run makes: what it deletes and writes stays within its own."""
-    for pattern in _SUBFOLDERS:
-        for path in sorted(folder.glob(pattern)):
-            if path.is_symlink():
-                raise InputError(
-                    f"{path}: must be a folder of the run's own, got a link; remove it, or choose another folder."
-                )
 
 
 def append_line(path: Path, line: str) -> None:
@@ -180,21 +115,7 @@ def append(path: Path, content: bytes) -> None:
         raise explained(path, error) from error
 
 
-def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    for pattern in patterns:
-        yield from (path for path in sorted(folder.glob(pattern)) if path.is_symlink() or path.is_file())
-
-
-def _probe(folder: Path) -> None:
-    probe = folder / f".probe{_MARK}{os.getpid()}"
-    try:
-        probe.write_bytes(b"\0" * 4096)
-        _sync(probe)
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file or folder to the disk, so that a power cut cannot leave an empty file under its name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

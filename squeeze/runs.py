@@ -27,7 +27,7 @@ def write_run(
 
     Args:
         result: Of `squeeze.compress`.
-        folder: Is there and may be written to; see `squeeze.files.claim_folder`.
+        folder: Is there and may be written to; see `squeeze.folders.claim_folder`.
         about: What the artefact says of itself: "arch", "data", "input_shape".
         command: The command line that started the run.
         earlier: What the model had behind it when it was given; the plan that is written starts with that.

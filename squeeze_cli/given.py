@@ -61,7 +61,7 @@ class Target:
 
     Attributes:
         out: The folder; None for one named after the model and the method.
-        force: Replace an earlier run.
+        force: Replace an earlier run, when this one is whole.
         resume: Go on with an interrupted run.
         seed: Of every random number.
         precision: Of the forward pass in training; None for what ``accelerate launch`` was told.

@@ -79,7 +79,8 @@ def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: 
             return
         tables.show(*tables.structure_tables(structure), tables.plan_line(job.chosen, job.folder))
         return
-    click.get_current_context().meta[ON_INTERRUPT] = "; run the same command with --resume to go on where it stopped"
+    again = "--resume in place of --force" if target.force else "--resume"
+    click.get_current_context().meta[ON_INTERRUPT] = f"; run the same command with {again} to go on where it stopped"
     result = pruned(job)
     if not quiet and is_first():
         tables.show(summary_table(result.report))

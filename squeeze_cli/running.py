@@ -13,7 +13,8 @@ import click
 import squeeze
 from squeeze import processes
 from squeeze.errors import BudgetError, InputError, TraceError
-from squeeze.files import append_line, claim_folder
+from squeeze.files import append_line
+from squeeze.folders import NEXT, claim_folder, settle, unmake
 from squeeze.locks import locked
 from squeeze.models import Opened
 from squeeze.progress import say
@@ -37,7 +38,7 @@ class Job:
         chosen: The pass.
         finetuning: How to fine-tune.
         run: Seed, folder and so on.
-        force: Replace an earlier run.
+        force: Replace an earlier run, when this one is whole.
     """
 
     opened: Opened
@@ -113,44 +114,44 @@ def pruned(job: Job) -> squeeze.Result:
         SqueezeError: See `squeeze.compress` and `squeeze.runs.write_run`.
     """
     command = str(click.get_current_context().meta.get(COMMAND, ""))
-    with _claimed(job):
-        _log(job.folder, f"began: {command}")
+    with _claimed(job) as place:
+        _log(place, f"began: {command}")
         result = squeeze.compress(
             job.opened.model,
             job.chosen,
             job.opened.task,
             finetuning=job.finetuning,
-            run=job.run,
+            run=dataclasses.replace(job.run, folder=place),
         )
         if not processes.is_first():
             return result
-        final = write_run(result, job.folder, job.opened.about, command, job.opened.plan)
-        _log_history(job.folder, final)
+        final = write_run(result, place, job.opened.about, command, job.opened.plan)
+        _log_history(place, final)
+        settle(job.folder, place)
     return final
 
 
 @contextmanager
-def _claimed(job: Job) -> Iterator[None]:
-    """The folder, made ready; gone again after a mistake, and with the error in its log after anything else."""
-    there = job.folder.exists()
+def _claimed(job: Job) -> Iterator[Path]:
+    """Where the run works; gone again after a mistake, and with the error in its log after anything else."""
+    place = job.folder
+    made = [path for path in (job.folder / NEXT, job.folder) if not path.exists()]
     try:
         with ExitStack() as held:
-            processes.from_first(lambda: _claim(job, held))
-            yield
+            place = Path(processes.from_first(lambda: _claim(job, held)))
+            yield place
     except (InputError, BudgetError, TraceError):
-        if processes.is_first() and not there and job.folder.is_dir():
-            if {path.name for path in job.folder.iterdir()} <= {"log"}:
-                (job.folder / "log").unlink(missing_ok=True)
-                job.folder.rmdir()
+        for path in made if processes.is_first() else ():
+            unmake(path)
         raise
     except (squeeze.SqueezeError, KeyboardInterrupt) as error:
-        _log(job.folder, f"stopped: {error or type(error).__name__}")
+        _log(place, f"stopped: {error or type(error).__name__}")
         raise
 
 
-def _claim(job: Job, held: ExitStack) -> None:
+def _claim(job: Job, held: ExitStack) -> str:
     held.enter_context(locked(job.folder))
-    claim_folder(job.folder, job.force, job.run.resume)
+    return str(claim_folder(job.folder, job.force, job.run.resume))
 
 
 def _log_history(folder: Path, result: squeeze.Result) -> None:

@@ -1,7 +1,8 @@
 """Whole runs of `squeeze prune` that die at random moments: ``python -m tests.killed_anywhere FOLDER COUNT SEED``.
 
-Each is killed once, or twice, and resumed until it ends. Prints for each when it was killed, what lay in its folder
-then, and in what its end differs from that of a run that nobody killed. Every run is a fork of this process, which has
+Each is killed once, or twice, and resumed until it ends; half of them replace an earlier run. Prints for each when it
+was killed, what lay in its folder then, what of the earlier run was lost before the new one was whole, and in what its
+end differs from that of a run that nobody killed. Every run is a fork of this process, which has
 imported everything before: the moments fall into the run, not into imports.
 """
 
@@ -20,7 +21,8 @@ import torch
 
 import squeeze
 from squeeze import artifact
-from squeeze.files import RUN_FILES
+from squeeze.files import write_bytes
+from squeeze.folders import NEXT, RUN_FILES
 from squeeze.locks import LOCK
 from squeeze_cli import running, tables
 from squeeze_cli.main import cli
@@ -34,7 +36,11 @@ MEASURED = frozenset({"latency", "date", "command"})
 """What no two runs have in common."""
 
 
-def begun(folder: Path, resume: bool) -> int:
+EARLIER = {"model.safetensors": b"old", "plan.json": b"old", "log": b"old", "checkpoints/kse.safetensors": b"old"}
+"""Files of a run that is to be replaced."""
+
+
+def begun(folder: Path, how: str = "") -> int:
     """A run in a fork."""
     child = os.fork()
     if child == 0:
@@ -45,7 +51,7 @@ def begun(folder: Path, resume: bool) -> int:
             os.dup2(sink, 2)
             # A checkpoint after every step: one in a minute would hardly ever be written here.
             squeeze.Run = functools.partial(squeeze.Run, checkpoint_seconds=0)  # type: ignore[misc, assignment]
-            code = cli.main([*COMMAND, str(folder), *(["--resume"] if resume else [])], standalone_mode=False) or 0
+            code = cli.main([*COMMAND, str(folder), *how.split()], standalone_mode=False) or 0
         finally:
             os._exit(code)
     return child
@@ -56,9 +62,9 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed(folder: Path, seconds: float, resume: bool) -> bool:
+def killed(folder: Path, seconds: float, how: str) -> bool:
     """Let a run live so long; whether it had to be killed."""
-    child = begun(folder, resume)
+    child = begun(folder, how)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return ended(child) == -signal.SIGKILL
@@ -92,9 +98,19 @@ def strangers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path not in known)
 
 
-def torn(folder: Path) -> list[str]:
+def lost(folder: Path) -> list[str]:
+    """Files of the earlier run that are gone before the new one is whole."""
+    if not (folder / NEXT).exists():  # it has not begun, or is whole
+        return []
+    return [
+        name for name, old in EARLIER.items() if not (folder / name).exists() or (folder / name).read_bytes() != old
+    ]
+
+
+def torn(folder: Path, earlier: bool) -> list[str]:
     """Whole names whose files are not whole, right after a death; temporary ones do not count."""
-    broken = []
+    broken = [f"{name}: lost" for name in lost(folder)] if earlier else []
+    folder = folder / NEXT if earlier else folder
     readers = {"model.safetensors": artifact.read, "plan.json": lambda p: squeeze.Plan.from_json(p.read_text())}
     readers |= {"report.json": lambda p: json.loads(p.read_text()), "model.pt2": torch.export.load}
     readers |= {f"checkpoints/{name}.safetensors": squeeze.checkpoint.load for name in ("gal", "finetune")}
@@ -114,20 +130,25 @@ def main(root: Path, count: int, seed: int) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     torch.save(networks.small().state_dict(), root / "small.pt")
     began = time.monotonic()
-    assert ended(begun(root / "whole", False)) == 0, (root / "whole.output").read_text()
+    assert ended(begun(root / "whole")) == 0, (root / "whole.output").read_text()
     length = time.monotonic() - began
     expected, rng, told = outcome(root / "whole"), random.Random(seed), []
     while len(told) < count:
         folder, moments = root / f"run{len(told)}", [rng.uniform(0, length) for _ in range(rng.choice((1, 1, 2)))]
         shutil.rmtree(folder, ignore_errors=True)
-        if not killed(folder, moments[0], resume=False):
+        earlier = len(told) % 2 == 1
+        for name, old in EARLIER.items() if earlier else ():
+            write_bytes(folder / name, old)
+        if not killed(folder, moments[0], "--force" if earlier else ""):
             continue  # it was faster this time, and ended before
         left = sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
-        problems = torn(folder)
+        problems = torn(folder, earlier)
+        # Killed before it began to replace anything, it must be told again.
+        again = "--resume" if not earlier or (folder / NEXT).exists() else "--force"
         for moment in moments[1:]:
-            killed(folder, moment, resume=True)
-            problems += torn(folder)
-        code = ended(begun(folder, resume=True))
+            killed(folder, moment, again)
+            problems += torn(folder, earlier)
+        code = ended(begun(folder, again))
         if code == 0:
             found = outcome(folder)
             problems += [f"other {key}" for key in expected if found[key] != expected[key]]

@@ -63,8 +63,6 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="file"):
         files.write_bytes(tmp_path / "taken" / "model.onnx", b"")
-    with pytest.raises(InputError, match="file"):
-        files.claim_folder(tmp_path / "taken")
 
 
 def test_a_folder_in_the_way_of_a_file(tmp_path):
@@ -72,82 +70,6 @@ def test_a_folder_in_the_way_of_a_file(tmp_path):
     with pytest.raises(InputError, match="folder"):
         files.write_bytes(tmp_path / "model.onnx", b"")
     assert names(tmp_path) == set()
-
-
-def test_claim_refuses_what_is_not_empty(tmp_path):
-    files.claim_folder(tmp_path / "run")
-    files.claim_folder(tmp_path / "run")
-    (tmp_path / "run" / "plan.json").write_text("{}")
-    with pytest.raises(InputError, match="plan.json"):
-        files.claim_folder(tmp_path / "run")
-    with pytest.raises(InputError, match="both"):
-        files.claim_folder(tmp_path / "run", force=True, resume=True)
-
-
-def filled(folder: Path) -> set[str]:
-    ours = {
-        "model.safetensors",
-        "plan.json",
-        "log",
-        "checkpoints/gal.safetensors",
-        "tensorboard/gal/events.out.tfevents.1",
-        "pass2/checkpoints/kse.safetensors",
-    }
-    theirs = {
-        "model.pt",
-        "notes.txt",
-        "logbook.txt",
-        "checkpoints/mine.pt",
-        "data/model.safetensors",
-        "tensorboard/x.csv",
-    }
-    for name in (
-        ours
-        | theirs
-        | {
-            ".model.squeeze-1.onnx",
-            "checkpoints/.gal.squeeze-1.safetensors",
-            "pass2/checkpoints/.x.squeeze-1.safetensors",
-        }
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name)
-    return theirs
-
-
-def test_force_deletes_only_what_squeeze_writes(tmp_path):
-    theirs = filled(tmp_path)
-    files.claim_folder(tmp_path, force=True)
-    assert names(tmp_path) == theirs
-
-
-def test_force_does_not_follow_links(tmp_path):
-    (tmp_path / "elsewhere.safetensors").write_text("mine")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
-    files.claim_folder(tmp_path / "run", force=True)
-    assert names(tmp_path) == {"elsewhere.safetensors"}
-
-
-def test_resume_deletes_only_leftovers(tmp_path):
-    filled(tmp_path)
-    files.claim_folder(tmp_path, resume=True)
-    left = names(tmp_path)
-    assert len(left) == 12 and not any("squeeze-" in name for name in left)
-
-
-def test_claim_finds_out_up_front_that_nothing_can_be_written(tmp_path, monkeypatch):
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match="full disk"):
-        files.claim_folder(tmp_path / "run")
-
-
-def test_a_place_where_nobody_may_write():
-    with pytest.raises(InputError, match="/proc/squeeze: must be writable"):
-        files.claim_folder(Path("/proc/squeeze"))
 
 
 def test_a_pipe_and_a_device_are_not_read(tmp_path):
@@ -168,18 +90,6 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
     (tmp_path / f".plan.squeeze-{os.getpid()}.json").symlink_to(tmp_path / "mine")
     files.write_text(tmp_path / "plan.json", "new")
     assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "plan.json").read_text() == "new"
-
-
-@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "tensorboard/gal", "pass2", "pass2/checkpoints"])
-def test_a_folder_within_that_leads_elsewhere_is_refused(tmp_path, name):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "gal.safetensors").write_text("mine")
-    (tmp_path / "run" / name).parent.mkdir(parents=True)
-    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
-    for force in (True, False):
-        with pytest.raises(InputError, match="got a link"):
-            files.claim_folder(tmp_path / "run", force=force, resume=not force)
-    assert names(tmp_path / "elsewhere") == {"gal.safetensors"}
 
 
 def test_lines_are_added_to_the_file_itself(tmp_path):

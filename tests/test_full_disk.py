@@ -12,6 +12,7 @@ from torch import nn
 from squeeze import artifact, checkpoint
 from squeeze.errors import InputError
 from squeeze.finetune import FineTune, finetune
+from squeeze.folders import NEXT
 from squeeze.plan import Plan
 from squeeze.training import Run
 from squeeze_cli.main import cli
@@ -70,17 +71,19 @@ def check_whole(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("again", [True, False], ids=["over an earlier run", "new"])
-def test_a_whole_run_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+@pytest.mark.parametrize(
+    ("again", "how"), [(True, "--force"), (True, "--resume"), (False, "--resume")], ids=["replaced", "resumed", "new"]
+)
+def test_a_whole_run_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool, how: str) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(networks.__file__, tmp_path / "networks.py")
     torch.save(networks.small().state_dict(), "small.pt")
     if again:
         assert prune().exit_code == 0
-    failed, names = 0, {path.name for path in Path("run").glob("*")}
+    failed, earlier = 0, {path.name: path.read_bytes() for path in Path("run").glob("*")}
     while True:
         with full_after(failed) as disk:
-            result = prune("--resume")
+            result = prune(how)
         if result.exit_code == 0:
             break
         assert isinstance(result.exception, SystemExit), result.exception
@@ -88,8 +91,10 @@ def test_a_whole_run_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert result.exit_code == 2 and len(lines) == 1
         check_one_line(lines[0])
         check_whole(Path("run"))
-        assert names <= {path.name for path in Path("run").glob("*")}
-        assert not list(Path("run").glob(".*"))
+        now = {path.name: path.read_bytes() for path in Path("run").glob("*")}
+        assert earlier.keys() <= now.keys() if how == "--resume" else earlier == now
+        assert {path.name for path in Path("run").glob(".*")} <= ({NEXT} if how == "--force" else set())
         failed += 1
     assert failed == disk.writes > 8
+    assert not list(Path("run").glob(".*"))
     check_whole(Path("run"))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "processes",
-    "alike blame files limits locks task plan clustering nn kernels contractions attention copying interrupts "
+    "alike blame files folders limits locks task plan clustering nn kernels contractions attention copying interrupts "
     "randomness",
     "edits",
     "structure",

@@ -12,6 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
+from squeeze.errors import ExportError
+from squeeze.folders import NEXT
 from squeeze.weights import write_checkpoint
 from squeeze_cli.main import cli
 from tests.cli import networks
@@ -182,6 +184,22 @@ def test_an_existing_run_is_kept_unless_forced(folder: Path) -> None:
     (folder / "run" / "report.json").write_text("{}")
     check_refused(prune("--out", "run"), "run", "report.json", "force")
     assert (folder / "run" / "report.json").read_text() == "{}"
+
+
+def test_an_existing_run_is_kept_if_the_one_that_was_to_replace_it_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disagree(*_: object) -> None:
+        raise ExportError("model.onnx: must compute what PyTorch computes, got something else.")
+
+    monkeypatch.setattr("squeeze.runs.export_onnx", disagree)
+    (folder / "run").mkdir()
+    (folder / "run" / "report.json").write_text("{}")
+    check_refused(prune("--out", "run", "--force", "--macs", "0.0001"), "0.0001")
+    assert [path.name for path in (folder / "run").iterdir()] == ["report.json"]
+    check_refused(prune("--out", "run", "--force"), "must compute", code=1)
+    assert (folder / "run" / "report.json").read_text() == "{}"
+    assert "stopped: model.onnx: must compute" in (folder / "run" / NEXT / "log").read_text()
 
 
 def test_an_existing_export_is_kept_unless_forced(folder: Path) -> None:
