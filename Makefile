@@ -11,7 +11,7 @@ INSTALLED       := $(VENV)/.installed
 INSTALLED_DEV   := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: help install demo test check-slow lint format bench bench-gal bench-trace bench-latency zoo bench-kernel clean
+.PHONY: help install demo test check-slow lint format bench bench-gal bench-kse bench-trace bench-latency zoo bench-kernel clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -55,12 +55,17 @@ format: $(INSTALLED_DEV)  ## write the format that lint wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-gal bench-trace bench-latency  ## every benchmark, and the tables of benchmarks/README.md (DATA and WEIGHTS as for bench-gal)
+bench: bench-gal bench-kse bench-trace bench-latency  ## every benchmark, and the tables of benchmarks/README.md (DATA and WEIGHTS as for bench-gal)
 	$(BIN)/python -m benchmarks.tables
 
 bench-gal: $(INSTALLED_BENCH)  ## GAL beside Magnitude and Torch-Pruning: DATA=folder of CIFAR-10, WEIGHTS=folder of weights
 	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo "say where they are: make $@ DATA=folder WEIGHTS=folder" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.bench_gal "$(DATA)" "$(WEIGHTS)"
+
+bench-kse: $(INSTALLED_BENCH)  ## KSE at the paper's settings on ResNet-20 and ResNet-56, without fine-tuning: DATA and WEIGHTS as for bench-gal
+	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo "say where they are: make $@ DATA=folder WEIGHTS=folder" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.bench_kse "$(DATA)" "$(WEIGHTS)" --network resnet20
+	$(BIN)/python -m benchmarks.bench_kse "$(DATA)" "$(WEIGHTS)" --network resnet56
 
 zoo: export OMP_NUM_THREADS = 1
 zoo: $(INSTALLED_DEV)  ## the law on some two hundred architectures, and a table; NETS=timm:res* for some of them

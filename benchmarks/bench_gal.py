@@ -6,12 +6,9 @@
 import argparse
 import copy
 import json
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import squeeze
-from benchmarks import latencies
-from examples.classifiers import task as tasks
+from benchmarks import cifar, latencies
+from benchmarks.records import circumstances, finished
 
-NETWORKS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "resnet20": (tasks.cifar10_resnet20, "resnet20-12fca82f.th"),
-    "resnet56": (tasks.cifar10_resnet56, "resnet56-4bfd9763.th"),
-}
 METHODS = ("gal", "gal-mixed", "magnitude", "torch-pruning", "magnitude-long", "torch-pruning-long")
 """GAL masks filters, GAL mixed also whole blocks. Those with -long fine-tune for as many epochs as GAL searches and
 fine-tunes together."""
@@ -138,16 +131,16 @@ def perform(bench: Bench, method: str) -> dict[str, Any]:
     begin = time.perf_counter()
     small, recipe = search(bench, method)
     seconds["search"] = time.perf_counter() - begin
-    accuracy = {"dense": accurate(bench, bench.dense), "raw": accurate(bench, small)}
+    accuracy = {"dense": cifar.accuracy(bench.task, bench.dense), "raw": cifar.accuracy(bench.task, small)}
     squeeze.reestimate_batchnorm(small, task)
-    accuracy["cut"] = accurate(bench, small)
+    accuracy["cut"] = cifar.accuracy(bench.task, small)
     begin = time.perf_counter()
     epochs = setup.epochs + (setup.search_epochs if method.endswith("-long") else 0)
     teacher = copy.deepcopy(bench.dense).to(setup.device)
     settings = squeeze.FineTune(epochs=epochs)
     small, history = squeeze.finetune(small.to(setup.device), teacher, task, settings, (), run(bench, method))
     seconds["finetune"] = time.perf_counter() - begin
-    accuracy["finetuned"] = accurate(bench, small)
+    accuracy["finetuned"] = cifar.accuracy(bench.task, small)
     small = small.cpu()
     folder = bench.folder(method)
     save_file({name: value.contiguous() for name, value in small.state_dict().items()}, folder / "weights.safetensors")
@@ -175,35 +168,15 @@ def run(bench: Bench, method: str) -> squeeze.Run:
     return squeeze.Run(folder=bench.folder(method), seed=bench.setup.seed, resume=True, quiet=False)
 
 
-def accurate(bench: Bench, model: nn.Module) -> float:
-    """On the 10,000 test images."""
-    return float(bench.task.evaluate(model, "test")["accuracy"])
-
-
 def widths(model: nn.Module) -> list[int]:
     """Output channels of all convolutions, in order; those of removed blocks are missing."""
     return [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
-def circumstances() -> dict[str, Any]:
-    """When, on what and with what."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    libraries = ("torch", "onnxruntime", "torch-pruning")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "machine": f"{names[0]}, {len(names)} cores" if names else platform.processor(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
-    }
-
-
 def opened(setup: Setup, data: str, weights: Path, work: Path, results: Path) -> Bench:
     """The pretrained network and its data."""
-    make, file = NETWORKS[setup.network]
-    task = make(data)
-    dense = squeeze.load_into(task.build(), squeeze.read_weights(weights / file))
-    return Bench(setup, task, dense.to(memory_format=torch.channels_last).eval(), work, results)
+    task, dense = cifar.pretrained(setup.network, data, weights)
+    return Bench(setup, task, dense, work, results)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -213,7 +186,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", help="folder of CIFAR-10")
     parser.add_argument("weights", type=Path, help="folder of the pretrained weights")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:4], metavar="METHOD")
-    parser.add_argument("--network", choices=NETWORKS, default=setup.network)
+    parser.add_argument("--network", choices=cifar.NETWORKS, default=setup.network)
     for name in ("epochs", "search_epochs", "round_to", "seed", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(setup, name))
     parser.add_argument("--macs", type=float, default=setup.macs)
@@ -232,12 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = opened(setup, given.data, given.weights, given.work, given.results)
     for method in given.methods:
         place = bench.result(method)
-        if place.exists():
-            found = json.loads(place.read_text())["setup"]
-            if found != asdict(setup):
-                raise SystemExit(
-                    f"{place}: must be of the same setup, got {found}; delete it, or name other --results."
-                )
+        if finished(place, asdict(setup)):
             print(f"{method}: done, see {place}")
             continue
         bench.folder(method).mkdir(parents=True, exist_ok=True)

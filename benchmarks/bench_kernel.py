@@ -17,7 +17,7 @@ from torch import nn
 
 import squeeze
 from benchmarks import latencies
-from benchmarks.bench_gal import circumstances
+from benchmarks.records import circumstances
 
 HERE = Path(__file__).parent
 SHAPES = (

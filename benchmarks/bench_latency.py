@@ -16,7 +16,7 @@ from torch import nn
 
 import squeeze
 from benchmarks import latencies
-from benchmarks.bench_gal import circumstances
+from benchmarks.records import circumstances
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vgg16")
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import squeeze
 from benchmarks import latencies
-from benchmarks.bench_gal import circumstances
+from benchmarks.records import circumstances
 
 NETWORKS = ("resnet50", "vit_b_16", "swin_t", "densenet201", "efficientnet_b0")
 LINEAR = ("resnet18", "resnet152", "densenet121", "densenet201")

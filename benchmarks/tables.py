@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ TITLES = {
     "torch-pruning": "Torch-Pruning",
     "magnitude-long": "squeeze Magnitude, long",
     "torch-pruning-long": "Torch-Pruning, long",
+}
+KSE_TITLES = {
+    "g4": "KSE, G = 4, T = 0",
+    "g4-released": "the same, as released",
+    "g5": "KSE, G = 5, T = 0",
+    "g5-released": "the same, as released",
+    "by-layer": "KSE by layer, as many multiplications as G = 4",
+    "magnitude": "Magnitude, as many bytes as G = 4",
 }
 NETWORKS = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
 BACKENDS = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
@@ -29,6 +37,14 @@ def tables(folder: Path) -> str:
             place = folder / f"{network}-latency.json"
             timed = json.loads(place.read_text()) if place.exists() else {"rows": []}
             sections.append("\n\n".join([f"### {title}, CIFAR-10", *section(results, timed)]))
+    for network, title in NETWORKS.items():
+        results = [
+            json.loads(p.read_text()) for p in sorted(folder.glob(f"kse-{network}-*.json")) if "latency" not in p.stem
+        ]
+        if results:
+            place = folder / f"kse-{network}-latency.json"
+            timed = json.loads(place.read_text()) if place.exists() else {"rows": []}
+            sections.append("\n\n".join([f"### KSE on {title}, CIFAR-10", *clustering(results, timed)]))
     for name, show in (("trace", tracing), ("latency", speed)):
         if (place := folder / f"{name}.json").exists():
             sections.append("\n\n".join(show(json.loads(place.read_text()))))
@@ -52,10 +68,36 @@ def section(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list[st
         stages = [percent(accuracy[stage]) for stage in ("finetuned", "raw", "cut")]
         rows.append([TITLES[found["method"]], *stages, *cost(found, "after"), epochs])
     header = ["", "accuracy, finished", "right after the cut", "BN re-estimated", "MACs", "parameters", "epochs"]
-    return [about, table(header, rows), *latency(timed)]
+    return [about, table(header, rows), *latency(timed, TITLES)]
 
 
-def latency(timed: dict[str, Any]) -> list[str]:
+def clustering(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list[str]:
+    """Accuracy at each stage, cost by the paper's accounting beside the file's bytes, latency."""
+    made, dense = results[0]["made"], results[0]
+    versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    rows = [["dense", *[""] * 2, percent(dense["accuracy"]["dense"]), *sizes(dense["dense"], dense["dense"])]]
+    for found in sorted(results, key=lambda it: (list(KSE_TITLES).index(it["row"]), it["setup"]["epochs"])):
+        accuracy, epochs = found["accuracy"], found["setup"]["epochs"]
+        tuned = f"{percent(accuracy['finetuned'])} ({epochs} epochs)" if epochs else ""
+        stages = [percent(accuracy["raw"]), percent(accuracy["cut"]), tuned]
+        rows.append([KSE_TITLES[found["row"]], *stages, *sizes(found, found["dense"])])
+    header = ["", "one-shot", "BN re-estimated", "fine-tuned", "multiplications", "parameters", "bytes of the file"]
+    return [
+        f"Seed {dense['setup']['seed']}. {made['machine']}; {versions}.",
+        table(header, rows),
+        *latency(timed, KSE_TITLES),
+    ]
+
+
+def sizes(found: dict[str, Any], dense: dict[str, Any]) -> list[str]:
+    """Multiplications by the paper's accounting, parameters without indices, and bytes; with the ratio to dense."""
+    macs = found.get("paper_macs", found["macs"])
+    cells = ((macs, dense["macs"], 1e6, " M"), (found["params"], dense["params"], 1e3, " k"))
+    cells = (*cells, (found["bytes"], dense["bytes"], 1e3, " kB"))
+    return [f"{v / unit:.1f}{name}" + (f", {d / v:.2f}×" if v != d else "") for v, d, unit, name in cells]
+
+
+def latency(timed: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
     """Medians, quartiles, and the speed-up over dense; a column for each backend and batch."""
     rows = timed["rows"]
     if not rows:
@@ -63,9 +105,9 @@ def latency(timed: dict[str, Any]) -> list[str]:
     columns = list(dict.fromkeys((row["backend"], row["batch"]) for row in rows))
     found = {(row["method"], row["backend"], row["batch"]): row for row in rows}
     header = ["ms, median (quartiles)", *(f"{BACKENDS[b]}, batch {n}" for b, n in columns)]
-    methods = [name for name in ("dense", *TITLES) if any(row["method"] == name for row in rows)]
+    methods = [name for name in ("dense", *titles) if any(row["method"] == name for row in rows)]
     cells = [
-        [TITLES.get(name, name), *(timing(found[name, b, n], found["dense", b, n]) for b, n in columns)]
+        [titles.get(name, name), *(timing(found[name, b, n], found["dense", b, n]) for b, n in columns)]
         for name in methods
     ]
     threads = rows[0]["threads"]

@@ -13,7 +13,13 @@ _STARTS = 128
 """Restarts times clusters at most."""
 
 _FEW = 32
-"""Clusters on a line for which starts are drawn; with more, one start from the points' density is as good."""
+"""Clusters on a line for which starts are drawn as k-means++ does; with more, the points' density is as good."""
+
+_SPREAD = 256
+"""Restarts from the density times clusters at most; there are four at most."""
+
+_WORTH = 1e-2
+"""By how much more a split must gain than a merge costs: less is not worth a step."""
 
 _NUMBERS = 2**23
 """How many distances are held in memory at one time."""
@@ -53,7 +59,9 @@ def kmeans(points: Tensor, clusters: int, restarts: int = 16, seed: int = 0) -> 
     restarts = max(1, min(restarts, _STARTS // clusters))
     search = _best
     if points.shape[2] == 1:
-        search, restarts = (_best_on_a_line, restarts) if clusters <= _FEW else (_from_density, 1)
+        search, restarts = (
+            (_best_on_a_line, restarts) if clusters <= _FEW else (_from_density, max(1, min(4, _SPREAD // clusters)))
+        )
     share = max(1, _NUMBERS // (size * max(clusters, 4) * restarts))
     parts = [search(chunk, clusters, restarts, generator) for chunk in points.split(share)]
     return Clustering(
@@ -75,12 +83,17 @@ def _best_on_a_line(points: Tensor, clusters: int, restarts: int, generator: tor
 
 
 def _from_density(points: Tensor, clusters: int, restarts: int, generator: torch.Generator) -> Clustering:
-    """On a line, with many clusters: starts as dense as the cube root of the points' density, which is nearly best."""
-    values = points[..., 0].double().sort(dim=1).values
+    """On a line, with many clusters: starts as dense as the cube root of the points' density, which is nearly best.
+
+    Every start is somewhere in its share of the points.
+    """
+    repeated = points.repeat_interleave(restarts, 0)
+    values = repeated[..., 0].double().sort(dim=1).values
     mass = functional.pad((values.diff(dim=1) ** (2 / 3)).cumsum(1), (1, 0))
-    marks = (torch.arange(clusters, device=values.device) + 0.5) / clusters
-    places = torch.searchsorted(mass, (mass[:, -1:] * marks).contiguous()).clamp_(max=values.shape[1] - 1)
-    return _on_a_line(points, values.gather(1, places))
+    shares = torch.rand(len(repeated), clusters, generator=generator, dtype=torch.float64).to(values.device)
+    marks = (torch.arange(clusters, device=values.device) + shares) / clusters
+    places = torch.searchsorted(mass, mass[:, -1:] * marks).clamp_(max=values.shape[1] - 1)
+    return _best_of(_on_a_line(repeated, values.gather(1, places)), restarts)
 
 
 def _best_of(found: Clustering, restarts: int) -> Clustering:
@@ -163,22 +176,34 @@ def _on_a_line(points: Tensor, starts: Tensor) -> Clustering:
         starts: (B, k) centroids to begin with, ascending.
     """
     values, order = points[..., 0].double().sort(dim=1)
-    size, clusters = values.shape[1], starts.shape[1]
+    size = values.shape[1]
     sums = functional.pad(values.cumsum(1), (1, 0))
-    edges = _edges(values, starts)
-    for _ in range(ITERATIONS + clusters // 2):
-        means, _ = _interval_means(sums, edges)
-        moved = _edges(values, means.cummax(1).values)
-        moved = _swapped(values, sums, moved) if clusters > 2 else moved
-        if torch.equal(edges, moved):
-            break
-        edges = moved
+    edges = _settled(values, sums, _edges(values, starts))
     centroids, _ = _interval_means(sums, edges)
     places = torch.arange(size, device=values.device).expand_as(values).contiguous()
     which = torch.searchsorted(edges[:, 1:-1].contiguous(), places, right=True)
     inertia = (values - centroids.gather(1, which)).square().sum(1)
     index = torch.empty_like(which).scatter_(1, order, which)
     return Clustering(centroids.unsqueeze(-1).to(points.dtype), index, inertia.to(points.dtype))
+
+
+def _settled(values: Tensor, sums: Tensor, edges: Tensor) -> Tensor:
+    """Move the borders to the middles between means, and swap, until neither changes a set; those are done."""
+    clusters = edges.shape[1] - 1
+    active = torch.arange(len(values), device=values.device)
+    quiet = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+    for turn in range(ITERATIONS):
+        here, totals, before = values[active], sums[active], edges[active]
+        means, _ = _interval_means(totals, before)
+        moved = _edges(here, means.cummax(1).values)
+        moved = _swapped(here, totals, moved, turn % 2) if clusters > 2 else moved
+        edges[active] = moved
+        # A swap looks at every second border: what is quiet twice is done.
+        quiet[active] = torch.where((moved == before).all(1), quiet[active] + 1, 0)
+        active = active[quiet[active] < 2]
+        if not len(active):
+            break
+    return edges
 
 
 def _edges(values: Tensor, centroids: Tensor) -> Tensor:
@@ -198,22 +223,26 @@ def _interval_means(sums: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(counts > 0, means, nearby), counts
 
 
-def _swapped(values: Tensor, sums: Tensor, edges: Tensor) -> Tensor:
-    """Where splitting one interval at its mean gains more than merging two others costs, do both."""
+def _swapped(values: Tensor, sums: Tensor, edges: Tensor, parity: int) -> Tensor:
+    """Where splitting an interval at its mean gains more than merging two others costs, do both; several at once.
+
+    Borders of one parity are looked at, so that no two of the merged pairs share an interval.
+    """
     means, counts = _interval_means(sums, edges)
     cuts = torch.searchsorted(values, means.contiguous()).clamp(edges[:, :-1], edges[:, 1:])
     left, right = cuts - edges[:, :-1], edges[:, 1:] - cuts
     total = sums.gather(1, cuts)
     low = (total - sums.gather(1, edges[:, :-1])) / left.clamp(min=1)
     high = (sums.gather(1, edges[:, 1:]) - total) / right.clamp(min=1)
-    gain, split = _between(left, right, low - high).max(1, keepdim=True)
+    several = max(1, means.shape[1] // 16)
+    gain, split = _between(left, right, low - high).topk(several, 1)
+    halved = torch.zeros_like(means, dtype=torch.bool).scatter_(1, split, True)
     cost = _between(counts[:, :-1], counts[:, 1:], means[:, :-1] - means[:, 1:])
-    borders = torch.arange(1, edges.shape[1] - 1, device=edges.device)
-    cost = cost.masked_fill((borders == split) | (borders == split + 1), torch.inf)
-    least, merge = cost.min(1, keepdim=True)
-    better = gain > least * (1 + 1e-9)
-    moved = edges.scatter(1, merge + 1, cuts.gather(1, split)).sort(1).values
-    return torch.where(better, moved, edges)
+    wrong = torch.arange(cost.shape[1], device=edges.device) % 2 != parity
+    cost = cost.masked_fill(halved[:, :-1] | halved[:, 1:] | wrong, torch.inf)
+    least, merge = cost.topk(several, 1, largest=False)
+    border = torch.where(gain > least * (1 + _WORTH), cuts.gather(1, split), edges.gather(1, merge + 1))
+    return edges.scatter(1, merge + 1, border).sort(1).values
 
 
 def _between(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:

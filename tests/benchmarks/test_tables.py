@@ -49,6 +49,27 @@ def test_latency_stands_beside_dense(results: Path) -> None:
     assert "| squeeze GAL | 1.5 (1–4), 2.00× |" in lines
 
 
+def test_kse_shows_what_the_paper_counts_beside_the_file(tmp_path: Path) -> None:
+    common = {"dense": {"macs": 40_000_000, "params": 270_000, "bytes": 1_090_000}, "made": MADE}
+    small = {"macs": 38_000_000, "paper_macs": 20_000_000, "params": 150_000, "bytes": 645_000}
+    accuracy = {"dense": 0.9173, "raw": 0.3, "cut": 0.6}
+    tuned = {"epochs": 2, "seed": 0}
+    rows = {
+        "g4": {"row": "g4", "setup": {"epochs": 0, "seed": 0}, "accuracy": accuracy},
+        "g4-2": {"row": "g4", "setup": tuned, "accuracy": accuracy | {"finetuned": 0.9}},
+        "latency": {"methods": ["dense", "g4"], "rows": [row("g4", 1.5), row("dense", 3.0)], "made": MADE},
+    }
+    for name, content in rows.items():
+        (tmp_path / f"kse-resnet20-{name}.json").write_text(json.dumps(common | small | content))
+    lines = tables.tables(tmp_path).splitlines()
+    assert "### KSE on ResNet-20, CIFAR-10" in lines
+    costs = "20.0 M, 2.00× | 150.0 k, 1.80× | 645.0 kB, 1.69× |"
+    assert "| dense |  |  | 91.73 % | 40.0 M | 270.0 k | 1090.0 kB |" in lines
+    assert f"| KSE, G = 4, T = 0 | 30.00 % | 60.00 % |  | {costs}" in lines
+    assert f"| KSE, G = 4, T = 0 | 30.00 % | 60.00 % | 90.00 % (2 epochs) | {costs}" in lines
+    assert "| KSE, G = 4, T = 0 | 1.5 (1–4), 2.00× |" in lines
+
+
 def test_only_what_lies_between_the_marks_is_replaced(results: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")

@@ -106,14 +106,15 @@ def _density(kernels: Tensor) -> Tensor:
 
 
 def _density_on_a_line(values: Tensor, count: int) -> Tensor:
-    """The same for numbers: once they are sorted, the nearest are among the next few on both sides."""
+    """The same for numbers: once they are sorted, the nearest are so many on one side and the rest on the other."""
     ordered, places = values.sort(dim=1)
-    sides = []
+    below, above = [torch.zeros_like(ordered)], [torch.zeros_like(ordered)]
     for step in range(1, count + 1):
         gaps = ordered[:, step:] - ordered[:, :-step]
-        sides += [functional.pad(gaps, (step, 0), value=torch.inf), functional.pad(gaps, (0, step), value=torch.inf)]
-    nearest = torch.stack(sides).topk(count, dim=0, largest=False).values.sum(0)
-    return torch.empty_like(values).scatter_(1, places, nearest)
+        below.append(below[-1] + functional.pad(gaps, (step, 0), value=torch.inf))
+        above.append(above[-1] + functional.pad(gaps, (0, step), value=torch.inf))
+    sums = [lower + upper for lower, upper in zip(below, reversed(above), strict=True)]
+    return torch.empty_like(values).scatter_(1, places, torch.stack(sums).amin(0))
 
 
 def _entropy(density: Tensor) -> Tensor:

@@ -115,13 +115,14 @@ class Costs:
 
     def of(self, kind: Kind, counts: Counts) -> float:
         """MACs (multiplications of centroids, without the sums of their results), parameters, or the file's size."""
-        return self._dense[kind] - sum(self._saved(kind, layer, counts[layer.name]) for layer in self.layers)
+        return self._dense[kind] - sum(self.saved(kind, layer, counts[layer.name]) for layer in self.layers)
 
     def dense(self, kind: Kind) -> float:
         """Of the given model."""
         return self._dense[kind]
 
-    def _saved(self, kind: Kind, layer: Layer, counts: np.ndarray) -> float:
+    def saved(self, kind: Kind, layer: Layer, counts: np.ndarray) -> float:
+        """What one layer costs less than as it was given."""
         total = layer.size * layer.channels
         gone = total - int(counts.sum())
         if kind == "macs":

@@ -1,7 +1,8 @@
 """From indicators to how many kernels each input channel keeps."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,8 +54,22 @@ def cluster_counts(indicator: np.ndarray, kernels: int, setting: Setting) -> np.
     return np.where(scaled < 1, 0, counts).astype(np.int64)
 
 
-def within_budget(costs: Costs, kind: Kind, target: float, levels: int | None, released: bool) -> Setting:
-    """The setting whose T is nearest to the paper's 0 among those that meet a budget closely.
+Settings = Mapping[str, Setting]
+"""By name of the convolution; one that is missing stays dense."""
+
+
+def counts_of(layers: Iterable[Layer], settings: Settings) -> Counts:
+    """How many kernels each input channel of every layer keeps."""
+    return {
+        layer.name: settings[layer.name].counts(layer)
+        if layer.name in settings
+        else np.full(layer.channels, layer.size)
+        for layer in layers
+    }
+
+
+def within_budget(costs: Costs, kind: Kind, target: float, levels: int | None, released: bool) -> Settings:
+    """The same for all layers: the T nearest to the paper's 0 among those that meet a budget closely.
 
     Args:
         costs: Of the model.
@@ -67,10 +82,12 @@ def within_budget(costs: Costs, kind: Kind, target: float, levels: int | None, r
         BudgetError: No setting meets it; says how little is possible.
     """
     choices = range(3, MOST_LEVELS + 1) if levels is None else (levels,)
-    found = [s for g in choices if (s := _smallest_shift(costs, kind, target, g, released)) is not None]
+    everywhere = {g: {layer.name: Setting(g, 0.0, released) for layer in costs.layers} for g in choices}
+    found = [(g, t) for g in choices if (t := _smallest_shift(costs, kind, target, everywhere[g])) is not None]
     if found:
-        return min(found, key=lambda setting: (abs(setting.shift), setting.levels))
-    least = min(_cost(costs, kind, Setting(g, MOST_SHIFT, released)) for g in choices)
+        levels, shift = min(found, key=lambda pair: (abs(pair[1]), pair[0]))
+        return _shifted(everywhere[levels], shift)
+    least = min(_cost(costs, kind, _shifted(everywhere[g], MOST_SHIFT)) for g in choices)
     if kind != "size_mb":
         least, target = least / costs.dense(kind), target / costs.dense(kind)
     raise BudgetError(
@@ -79,18 +96,27 @@ def within_budget(costs: Costs, kind: Kind, target: float, levels: int | None, r
     )
 
 
-def _smallest_shift(costs: Costs, kind: Kind, target: float, levels: int, released: bool) -> Setting | None:
-    """The least T that meets the budget, from one at which all but the dropped channels are dense."""
-    low, high = -float(levels), MOST_SHIFT
-    if _cost(costs, kind, Setting(levels, high, released)) > target:
+def fitted(costs: Costs, kind: Kind, target: float, settings: Settings) -> Settings | None:
+    """These settings, each T moved by the same, so that a budget is met closely; None if it cannot be."""
+    shift = _smallest_shift(costs, kind, target, settings)
+    return None if shift is None else _shifted(settings, shift)
+
+
+def _smallest_shift(costs: Costs, kind: Kind, target: float, settings: Settings) -> float | None:
+    """The least that all T must grow by to meet the budget, from where all but the dropped channels are dense."""
+    low, high = -float(MOST_LEVELS + MOST_SHIFT), MOST_SHIFT
+    if _cost(costs, kind, _shifted(settings, high)) > target:
         return None
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        met = _cost(costs, kind, Setting(levels, middle, released)) <= target
+        met = _cost(costs, kind, _shifted(settings, middle)) <= target
         low, high = (low, middle) if met else (middle, high)
-    return Setting(levels, high, released)
+    return high
 
 
-def _cost(costs: Costs, kind: Kind, setting: Setting) -> float:
-    counts: Counts = {layer.name: setting.counts(layer) for layer in costs.layers}
-    return costs.of(kind, counts)
+def _shifted(settings: Settings, shift: float) -> Settings:
+    return {name: replace(setting, shift=setting.shift + shift) for name, setting in settings.items()}
+
+
+def _cost(costs: Costs, kind: Kind, settings: Settings) -> float:
+    return costs.of(kind, counts_of(costs.layers, settings))

@@ -16,7 +16,8 @@ from squeeze.nn import ClusteredConv2d
 from squeeze.passes.base import Found, Loss
 from squeeze.passes.kse.findings import claims, finding, judged
 from squeeze.passes.kse.layers import Costs, Counts, Kind, Layer, layers_of
-from squeeze.passes.kse.levels import Setting, within_budget
+from squeeze.passes.kse.levels import Setting, Settings, counts_of, fitted, within_budget
+from squeeze.passes.kse.sensitivity import PAIRS, SHIFTS, chosen, measured
 from squeeze.plan import Cluster, Edit, Slice
 from squeeze.structure.groups import Choice, Structure
 from squeeze.task import Task
@@ -37,6 +38,8 @@ class KSE:
         params: Share of the parameters that stays.
         size_mb: Megabytes (of a million bytes) that the artefact may take.
         ignore: Name patterns of layers to leave alone.
+        by_layer: With a budget and data, each layer has a G and a T of its own: it is measured, without labels, how far
+            the features move on one training batch when that layer alone is clustered. Else all have the same.
         released: Judge and level as the authors' code does, not as the paper says.
     """
 
@@ -47,6 +50,7 @@ class KSE:
     params: float | None = None
     size_mb: float | None = None
     ignore: tuple[str, ...] = ()
+    by_layer: bool = True
     released: bool = False
 
     def __post_init__(self) -> None:
@@ -79,10 +83,15 @@ class KSE:
         """
         structure = structure.ignoring(self.ignore)
         layers, left_out = self.judged(model, structure)
-        counts = self.decided(model, structure, layers)
+        settings = self._settings(model, structure, layers, task, run.seed)
+        counts = counts_of(layers, settings)
         slices = structure.edits(unread(structure, layers, counts))
         dense, edits, tensors = clustered(model, slices, counts, run.seed)
-        history = {"left_out": [list(pair) for pair in left_out], "finding": finding(layers, counts, model, dense)}
+        history = {
+            "settings": {name: [setting.levels, setting.shift] for name, setting in settings.items()},
+            "left_out": [list(pair) for pair in left_out],
+            "finding": finding(layers, counts, model, dense),
+        }
         return Found(dense, (*slices, *edits), tensors, history)
 
     def judged(self, model: nn.Module, structure: Structure) -> tuple[tuple[Layer, ...], tuple[tuple[str, str], ...]]:
@@ -100,15 +109,6 @@ class KSE:
             )
         return layers, left_out
 
-    def decided(self, model: nn.Module, structure: Structure, layers: tuple[Layer, ...]) -> Counts:
-        """How many kernels each input channel of each layer keeps.
-
-        Raises:
-            BudgetError: The budget cannot be reached.
-        """
-        setting = self._setting(model, structure, layers)
-        return {layer.name: setting.counts(layer) for layer in layers}
-
     def overview(self, model: nn.Module, structure: Structure) -> dict[str, Any]:
         """How each layer is judged and what would be left of it, without data and without clustering; JSON values.
 
@@ -120,7 +120,7 @@ class KSE:
             BudgetError: The budget cannot be reached.
         """
         layers, left_out = self.judged(model, structure)
-        counts = self.decided(model, structure, layers)
+        counts = counts_of(layers, self._settings(model, structure, layers, None, 0))
         told = [judged(layer, counts[layer.name]) for layer in layers]
         return {"claims": claims(layers, counts), "layers": told, "left_out": [list(pair) for pair in left_out]}
 
@@ -128,14 +128,22 @@ class KSE:
         """Fine-tuning trains the centroids; nothing else is to be kept up."""
         return nullcontext(loss)
 
-    def _setting(self, model: nn.Module, structure: Structure, layers: tuple[Layer, ...]) -> Setting:
+    def _settings(
+        self, model: nn.Module, structure: Structure, layers: tuple[Layer, ...], task: Task | None, seed: int
+    ) -> Settings:
         budget = self._budget()
         if not budget:
-            return Setting(self.G or 4, self.T or 0.0, self.released)
+            return {layer.name: Setting(self.G or 4, self.T or 0.0, self.released) for layer in layers}
         kind, value = next(iter(budget.items()))
         costs = Costs(model, structure, layers)
         target = value if kind == "size_mb" else value * costs.dense(kind)
-        return within_budget(costs, kind, target, self.G, self.released)
+        same = within_budget(costs, kind, target, self.G, self.released)
+        if task is None or not self.by_layer:
+            return same
+        pairs = PAIRS if self.G is None else tuple((self.G, shift) for shift in SHIFTS)
+        tried = [Setting(levels, shift, self.released) for levels, shift in pairs]
+        ladders = measured(model, task, costs, kind, tried, seed)
+        return fitted(costs, kind, target, chosen(ladders, costs.dense(kind) - target)) or same
 
 
 def unread(structure: Structure, layers: tuple[Layer, ...], counts: Counts) -> Choice:
