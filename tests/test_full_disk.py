@@ -70,6 +70,10 @@ def check_whole(folder: Path) -> None:
         assert (folder / "report.html").read_text().rstrip().endswith("</html>")
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("again", "how"), [(True, "--force"), (True, "--resume"), (False, "--resume")], ids=["replaced", "resumed", "new"]
@@ -80,7 +84,7 @@ def test_a_whole_run_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.save(networks.small().state_dict(), "small.pt")
     if again:
         assert prune().exit_code == 0
-    failed, earlier = 0, {path.name: path.read_bytes() for path in Path("run").glob("*")}
+    failed, earlier = 0, contents(Path("run"))
     while True:
         with full_after(failed) as disk:
             result = prune(how)
@@ -91,7 +95,7 @@ def test_a_whole_run_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert result.exit_code == 2 and len(lines) == 1
         check_one_line(lines[0])
         check_whole(Path("run"))
-        now = {path.name: path.read_bytes() for path in Path("run").glob("*")}
+        now = contents(Path("run"))
         assert earlier.keys() <= now.keys() if how == "--resume" else earlier == now
         assert {path.name for path in Path("run").glob(".*")} <= ({NEXT} if how == "--force" else set())
         failed += 1
