@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from squeeze import checkpoint, processes
 from squeeze.alike import require_alike, require_fitting
 from squeeze.blame import first_line
-from squeeze.errors import InputError, ProcessError, TrainingError
+from squeeze.errors import InputError, ProcessError, TrainingError, quoted
 from squeeze.interrupts import Interrupts
 from squeeze.locks import locked
 from squeeze.progress import Monitor
@@ -346,7 +346,7 @@ class _Loop:
 
     def _unfit(self, must: str, got: str) -> TrainingError:
         remedy = "go back to the settings, model and data it was made with, or start over (force)"
-        return TrainingError(f"{self._path}: must hold {must}, got {got}; {remedy}.")
+        return TrainingError(f"{self._path}: must hold {quoted(must)}, got {quoted(got)}; {remedy}.")
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(

@@ -239,10 +239,13 @@ def test_checkpoint_with_a_state_that_cannot_be(tmp_path):
     subject = learner()
     train(subject, subject.task.train_batches, 1, Run(tmp_path), "toy")
     good = checkpoint.load(path_of(tmp_path))
-    for bad in ({"at": {"epoch": "x"}}, {"optimizers": {"sgd": {}}}, {"learner": []}, {"modules": None}):
+    odd = "\u202e" * 5000
+    impossible = ({"at": {"epoch": "x"}}, {"optimizers": {"sgd": {}}}, {"learner": []}, {"modules": None})
+    for bad in (*impossible, {"accumulate": odd}, {"modules": {"net": {odd: good["random"]["torch"]}}}):
         checkpoint.save(path_of(tmp_path), {**good, **bad})
-        with pytest.raises(TrainingError, match="start over"):
+        with pytest.raises(TrainingError, match="start over") as caught:
             train(learner(), subject.task.train_batches, 1, Run(tmp_path, resume=True), "toy")
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
     path_of(tmp_path).write_bytes(b"no checkpoint")
     with pytest.raises(ArtifactError):
         train(learner(), subject.task.train_batches, 1, Run(tmp_path, resume=True), "toy")
