@@ -90,7 +90,9 @@ def save(result: Compressed, path: Path | str, about: Mapping[str, Any] | None =
             aliases[name] = owner
     record = _record(result.plan, dict(about or {}), aliases)
     if len(record) > _MAX_RECORD:
-        raise InputError(f"{path}: must have a plan of at most {_MAX_RECORD} bytes, got {len(record)}; use fewer steps")
+        raise InputError(
+            f"{path}: must have a plan of at most {_MAX_RECORD} bytes, got {len(record)}; use fewer steps."
+        )
     raw = serialize(tensors, metadata={_KEY: record})
     found = _DIGEST.search(raw, 0, _START)
     if found is None:

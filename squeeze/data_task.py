@@ -1,7 +1,6 @@
 """A task for whoever has a model and some data, or only a model and inputs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,9 +14,10 @@ from torch.utils import _pytree as pytree
 from squeeze.blame import first_line, line_of
 from squeeze.copying import copied
 from squeeze.errors import InputError, SqueezeError
+from squeeze.modes import in_eval_mode
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.splitting import held_out
-from squeeze.task import Batch, Inputs, Split, Task, call, tensors_of
+from squeeze.task import Batch, Inputs, Split, Task, call, device_of, tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +93,8 @@ class DataTask:
         Raises:
             InputError: The data do not fit the model.
         """
-        device, total, count, name = _device(model), 0.0, 0, "accuracy"
-        with _judged(model):
+        device, total, count, name = device_of(model), 0.0, 0, "accuracy"
+        with in_eval_mode(model), torch.no_grad():
             for batch in self.holdout if split == "holdout" else self.test:
                 inputs, labels = split_batch(send_to_device(batch, device))
                 if labels is None:
@@ -125,7 +125,7 @@ def as_task(model: nn.Module, data: Any = None, example_inputs: Inputs = None) -
             raise InputError(
                 "example_inputs: must be given where there is no data, got none; pass inputs of one sample."
             )
-        example_inputs = send_to_device(pytree.tree_map(_first_sample, split_batch(first)[0]), _device(model))
+        example_inputs = send_to_device(pytree.tree_map(_first_sample, split_batch(first)[0]), device_of(model))
     dense = copied(model)
     return DataTask(lambda: copied(dense), example_inputs, train, holdout)
 
@@ -139,19 +139,6 @@ def _first_batch(batches: Iterable[Batch]) -> Batch | None:
 
 def _first_sample(leaf: Any) -> Any:
     return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf
-
-
-@contextmanager
-def _judged(model: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradients."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def split_batch(batch: Batch) -> tuple[Inputs, Tensor | None]:
@@ -176,10 +163,6 @@ def split_batch(batch: Batch) -> tuple[Inputs, Tensor | None]:
             f"data: labels must be a tensor, got {type(labels).__name__}; for any other loss write a squeeze.Task."
         )
     return inputs, labels
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _output(model: nn.Module, inputs: Inputs) -> Tensor:

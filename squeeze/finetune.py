@@ -1,8 +1,8 @@
 """Fine-tuning: a compressed model learns again, from labels and from the model it was."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -12,7 +12,8 @@ from torch.optim import SGD
 
 from squeeze import processes
 from squeeze.distill import Distillation, Divergence, divergence
-from squeeze.errors import InputError, TrainingError
+from squeeze.errors import InputError, TrainingError, quoted
+from squeeze.modes import in_eval_mode
 from squeeze.passes.base import Loss
 from squeeze.task import Task
 from squeeze.training import Run, train, updates_in
@@ -113,7 +114,7 @@ def finetune(
     base = Distillation(task, teacher, settings.distill, measure)
     with ExitStack() as stack:
         if teacher is not None:
-            stack.enter_context(_in_eval_mode(teacher))
+            stack.enter_context(in_eval_mode(teacher))
         loss: Loss = base
         for objective in objectives:
             loss = stack.enter_context(objective(model, loss))
@@ -122,17 +123,6 @@ def finetune(
         if learner.best:
             model.load_state_dict(learner.best)
     return model.eval(), history
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class _FineTuning:
@@ -187,7 +177,7 @@ class _FineTuning:
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Judge the model on what is held out, and keep it if it is the best so far."""
         self._steps = self._step
-        with _in_eval_mode(self._model):
+        with in_eval_mode(self._model):
             metrics = processes.agreed(self._task.evaluate(self._model, "holdout"))
         if metrics:
             if self._task.metric not in metrics:
@@ -215,8 +205,8 @@ class _FineTuning:
         for name in sorted({*theirs, *ours}):
             if theirs.get(name) != ours.get(name):
                 raise TrainingError(
-                    f"{self._settings.name}: {name} must be {theirs.get(name)!r} as when the run began, got "
-                    f"{ours.get(name)!r}; go back to it, or start over (force)."
+                    f"{self._settings.name}: {quoted(name)} must be {quoted(repr(theirs.get(name)))} as when the run "
+                    f"began, got {ours.get(name)!r}; go back to it, or start over (force)."
                 )
         self.best, self._score = dict(state["best"]), state["score"]
         self._done, self._epoch, self._step, self._steps = state["counters"]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from squeeze.modes import in_eval_mode
 from squeeze.onnx_session import feed, open_session
 from squeeze.task import Inputs, call, check_inputs, tensors_of
 
@@ -94,7 +95,7 @@ def compare(
     for name, value, least in (("threads", threads, 1), ("repeats", repeats, 1), ("warmup", warmup, 0)):
         if value is not None and value < least:
             raise ValueError(f"latency: {name} must be at least {least}, got {value}.")
-    with _threads(threads) as used, _evaluating([m for m in candidates.values() if isinstance(m, nn.Module)]):
+    with _threads(threads) as used, in_eval_mode(*[m for m in candidates.values() if isinstance(m, nn.Module)]):
         runs = {name: _runner(candidate, example_inputs, used) for name, candidate in candidates.items()}
         seconds = measure(runs, repeats, warmup, clock)
     tensors = tensors_of(example_inputs)
@@ -168,15 +169,3 @@ def _threads(wanted: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _evaluating(models: list[nn.Module]) -> Iterator[None]:
-    modes = {module: module.training for model in models for module in model.modules()}
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

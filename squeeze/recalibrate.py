@@ -6,8 +6,9 @@ import torch
 from accelerate.utils import send_to_device
 from torch import nn
 
+from squeeze.modes import in_eval_mode
 from squeeze.randomness import randomness_kept, seed_all
-from squeeze.task import Task
+from squeeze.task import Task, device_of
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -29,27 +30,22 @@ def reestimate_batchnorm(model: nn.Module, task: Task, batches: int = 50) -> int
     norms = [m for m in model.modules() if isinstance(m, NORMS) and m.running_mean is not None]
     if not norms or batches < 1:
         return 0
-    modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     before = {norm: {name: value.clone() for name, value in norm.named_buffers(recurse=False)} for norm in norms}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     seen = 0
-    model.eval()
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch then averages over all batches alike
-            norm.train()
-        with torch.no_grad(), randomness_kept():
+    with in_eval_mode(model), torch.no_grad(), randomness_kept():
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch then averages over all batches alike
+                norm.train()
             seed_all(0)
             for batch in islice(task.train_batches(0), batches):
-                task.features(model, send_to_device(batch, device))
+                task.features(model, send_to_device(batch, device_of(model)))
                 seen += 1
-    finally:
-        for norm in norms:
-            norm.momentum = momenta[norm]
-            if norm.num_batches_tracked == 0:
-                norm.load_state_dict(before[norm], strict=False)
-        for module, mode in modes.items():
-            module.training = mode
+        finally:
+            for norm in norms:
+                norm.momentum = momenta[norm]
+                if norm.num_batches_tracked == 0:
+                    norm.load_state_dict(before[norm], strict=False)
     return seen

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from squeeze.blame import first_line, line_of
 from squeeze.errors import InputError
+from squeeze.modes import in_eval_mode
 
 Inputs = Any
 """How a model is called: a tensor, a tuple of positional arguments, or a dict of keyword arguments."""
@@ -75,6 +76,11 @@ def tensors_of(tree: Any) -> list[Tensor]:
     return leaves
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model lies; one without parameters on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def widened(tensor: Tensor) -> Tensor:
     """The same numbers in float32, or in float64 if they are: what sums are made in, whatever a model computes in."""
     return tensor if tensor.dtype is torch.float64 else tensor.float()
@@ -86,10 +92,8 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
     Raises:
         InputError: The model does not accept these inputs.
     """
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad():
+        with in_eval_mode(model), torch.no_grad():
             call(model, inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(inputs)) or "no tensor"
@@ -99,6 +103,3 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
             f"and {type(error).__name__}: {first_line(error)}{where}; pass inputs of the shape the model was made for, "
             "or mend that line."
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -21,7 +21,7 @@ from squeeze.passes.gal.teacher import frozen_baseline
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.selection import Budget, select
 from squeeze.structure.groups import Structure
-from squeeze.task import Batch, Task
+from squeeze.task import Batch, Task, device_of
 from squeeze.training import Run, train, updates_in
 
 
@@ -131,7 +131,7 @@ class GAL:
         if self.init == "normal":
             with torch.no_grad():
                 masks.values.normal_(generator=torch.Generator().manual_seed(run.seed))
-        device = next((p.device for p in generator.parameters()), torch.device("cpu"))
+        device = device_of(generator)
         budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
         sensitivity = Sensitivity(len(masks.values), run.seed)
         steering = Steering(masks, structure, budget, sensitivity, self.round_to)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from squeeze.copying import eval_copy
 from squeeze.errors import InputError
-from squeeze.task import Batch, Task, widened
+from squeeze.task import Batch, Task, device_of, widened
 
 
 class Features(nn.Module):
@@ -48,9 +48,8 @@ def frozen_baseline(
     if not first:
         raise InputError("GAL: needs data to learn its masks from, got none; pass data=..., unlabelled will do.")
     baseline = Features(eval_copy(model).requires_grad_(False), task)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        features = torch.cat([baseline(send_to_device(batch, device)) for batch in first])
+        features = torch.cat([baseline(send_to_device(batch, device_of(model))) for batch in first])
     scale = float(features.std(correction=0))
     if not features.isfinite().all():
         raise InputError(
