@@ -22,7 +22,7 @@ def viewed(ctx: Context, call: Call) -> None:
             result = call.func(spread(layer, call.shape), *call.args[1:], **call.kwargs)
             moved = [result] if isinstance(result, Tensor) else list(result)
         placed = [_placed(ctx, ids, layer) for ids in moved]
-        if not all(placed):
+        if not all(layers for ids, layers in zip(moved, placed, strict=True) if ids.numel()):
             alone = bool((layer.ids == layer.ids[0]).all())
             ctx.pin(layer.ids, "all of its channels go together" if alone else "its indices are picked one by one")
         for layers, more in zip(found, placed, strict=True):
@@ -103,8 +103,8 @@ def split(ctx: Context, call: Call) -> None:
 
 def joined(ctx: Context, call: Call) -> None:
     """cat: along the joined dim labels follow one another; along the others they must agree."""
-    parts = [part for part in call.args[0] if part.numel() or part.dim() > 1]
-    out, dim = call.outputs[0], call.arg("dim", 0) % max(part.dim() for part in parts)
+    parts = [part for part in call.args[0] if part.numel()] or [part for part in call.args[0] if part.dim() > 1]
+    out, dim = call.outputs[0], call.arg("dim", 0) % max(part.dim() for part in call.args[0])
     ids = [_or_none(ctx, part, dim) for part in parts]
     layers = [Layer(dim, torch.cat(ids))]
     for other in range(out.dim()):
@@ -127,16 +127,21 @@ def stacked(ctx: Context, call: Call) -> None:
 
 def agree(ctx: Context, operands: list[tuple[Tensor, int]], size: int) -> Tensor | None:
     """Tie the labels of several tensors along one dim each; returns them, None if there are none."""
-    present = [(ctx.labels(tensor), dim) for tensor, dim in operands if tensor.shape[dim] == size]
-    ids = [known.along(dim) for known, dim in present]
+    present = [(tensor, dim) for tensor, dim in operands if tensor.shape[dim] == size]
+    ids = [ctx.labels(tensor).along(dim) for tensor, dim in present]
     labelled = [i for i in ids if i is not None]
     if size == 1 or not labelled:
         return None
     for other in labelled[1:]:
         ctx.tie(labelled[0], other)
-    if any(i is None and not known.wild for i, (known, _) in zip(ids, present, strict=True)):
+    if any(i is None and not _even(ctx, *place) for i, place in zip(ids, present, strict=True)):
         ctx.pin(labelled[0], "meets a tensor that keeps its size (a constant made in forward, or the input)")
     return labelled[0]
+
+
+def _even(ctx: Context, tensor: Tensor, dim: int) -> bool:
+    """All elements along a dim are equal: it fits whatever it meets."""
+    return ctx.labels(tensor).wild or tensor.stride(dim) == 0
 
 
 def _or_none(ctx: Context, part: Tensor, dim: int) -> Tensor:

@@ -186,6 +186,7 @@ def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Eval (or training) mode, and only ops that a rule can see; afterwards everything is as it was."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    held = [pair for module in modes if not isinstance(module, torch.jit.ScriptModule) for pair in _held(module)]
     fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     try:
         model.train(training)
@@ -201,8 +202,19 @@ def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
             for buffer, before in buffers:
                 if buffer.shape != before.shape or not torch.equal(buffer, before):
                     buffer.copy_(before)
+        for values, before in held:
+            for name in values.keys() - before.keys():
+                del values[name]
+            values.update(before)
         for module, training in modes.items():
             module.training = training
+
+
+def _held(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What a module and its caches hold, and copies of that: many keep in eval mode what they computed."""
+    own = vars(module)
+    caches = [value for name, value in own.items() if type(value) is dict and not name.startswith("_")]
+    return [(values, dict(values)) for values in (own, module._buffers, *caches)]
 
 
 @contextmanager

@@ -165,8 +165,9 @@ def _further(
         kinds = {_kind(size) for size in sizes}
         like = [size for name in near for size in left.get(name, ()) if _kind(size) in kinds]
         yield _rows([*sizes, *like], _kind)
-        yield [(size,) for size in sizes]
-        yield _rows(sizes, lambda size: size.module)
+        if names is working:
+            yield [(size,) for size in sizes]
+            yield _rows(sizes, lambda size: size.module)
 
 
 def _near(group: Group) -> list[str]:

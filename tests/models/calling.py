@@ -130,6 +130,23 @@ class TrainOnlyHead(Net):
         return logits + self.aux(early.mean((2, 3))) if self.training else logits
 
 
+class Caching(Net):
+    """Keeps positions for the size it saw last in a buffer, and in eval mode what it computed of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(1), persistent=False)
+        self.gain = nn.Parameter(torch.randn(16))
+        self.kept: dict[str, Tensor] = {}
+
+    def early(self, x: Tensor) -> Tensor:
+        x = super().early(x)
+        if len(self.rows) != x.shape[2]:
+            self.rows = torch.linspace(0, 1, x.shape[2], dtype=x.dtype)
+        gain = self.gain.exp() if self.training else self.kept.setdefault("gain", self.gain.exp())
+        return x * gain.view(1, -1, 1, 1) + self.rows.view(-1, 1)
+
+
 class Constants(Net):
     """Python numbers, None and a non-tensor among the outputs."""
 
@@ -153,6 +170,7 @@ CALLING: dict[str, Case] = {
     "dict_output": Case(seeded(DictOutput), IMAGE, ("conv2.weight",), ("conv1.weight", "bn1.weight", *HEAD)),
     "named_output": Case(seeded(NamedOutput), IMAGE, ("conv1.weight",), ("conv2.weight", *HEAD)),
     "nested_output": Case(seeded(NestedOutput), IMAGE, ("conv1.weight",), ("conv2.weight", *HEAD)),
+    "caching": Case(seeded(Caching), IMAGE, (*BOTH, "gain"), HEAD),
     "constant_outputs": Case(seeded(Constants), IMAGE, BOTH, HEAD),
     "scalar_output": Case(seeded(lambda: ScalarLoss(False)), IMAGE, BOTH, HEAD),
     "scalar_of_hidden": Case(seeded(lambda: ScalarLoss(True)), IMAGE, ("conv2.weight",), HEAD, exact=False),

@@ -183,7 +183,7 @@ GATES: dict[str, Case] = {
     ),
     "softmax": function(lambda x: x.softmax(1), removable=AFTER, exact=False),
     "mean": function(lambda x: x * x.mean(1, keepdim=True), removable=AFTER, exact=False),
-    "normalize": function(lambda x: F.normalize(x, dim=1), removable=AFTER, exact=False),
+    "normalize": function(lambda x: F.normalize(x, dim=1), exact=False),
     "cumsum": function(lambda x: x.cumsum(1), removable=AFTER, pinned=KEPT),
     "argmax": function(indices, out=1, removable=AFTER, pinned=KEPT),
     "sort": function(lambda x: x.sort(1).values, removable=AFTER, pinned=KEPT),

@@ -159,6 +159,11 @@ def shift(x: Tensor) -> Tensor:
     return torch.cat([x[:, :fold].roll(1, 2), x[:, fold:]], 1)
 
 
+def empty(x: Tensor) -> Tensor:
+    """The first rows are treated in another way, of which there are none (prefix tokens before rotary embeddings)."""
+    return torch.cat([x[:, :, :0], x[:, :, 0:].sigmoid()], 2)
+
+
 KEPT = ("conv1.weight", "head.weight")
 
 MOVEMENT: dict[str, Case] = {
@@ -191,6 +196,7 @@ MOVEMENT: dict[str, Case] = {
     "roll_sum": function(lambda x: x + x.roll(4, 1), removable=("conv2.weight",)),
     "flip": function(lambda x: torch.cat([x, x.flip(1)], 1), out=32),
     "shift": function(shift, removable=("conv2.weight",)),
+    "empty_part": function(empty),
     "index_select": around(Permuted, removable=("conv2.weight",)),
     "overwritten_slice": around(Overwritten, out=12, removable=("middle.after.weight",)),
     "in_place": around(InPlace, removable=("conv1.weight", "middle.a.weight", "middle.b.weight")),
