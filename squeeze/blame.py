@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 from torch import nn
@@ -15,12 +15,21 @@ _INSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{o
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def user_line() -> str:
-    """``file:line in function`` of the innermost caller that is neither torch nor this package."""
+Place = tuple[CodeType, int]
+"""A line of code."""
+
+
+def user_place() -> Place | None:
+    """The innermost caller that is neither torch nor this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame = frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return None if frame is None else (frame.f_code, frame.f_lineno)
+
+
+def line_at(place: Place | None) -> str:
+    """``file:line in function``."""
+    return "" if place is None else f"{Path(place[0].co_filename).name}:{place[1]} in {place[0].co_name}"
 
 
 def line_of(error: BaseException) -> str:

@@ -26,22 +26,27 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     Raises:
         PlanError: An edit does not fit the model.
     """
-    return carry_out(copied(model), edits)
+    edits = tuple(edits)
+    cut = {edit.tensor for edit in edits if isinstance(edit, Slice)}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return carry_out(copied(model, [tensor for name, tensor in named if name in cut]), edits)
 
 
 def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     """As `rewrite`, on the modules given; no tensor is written to, cut ones are replaced."""
-    before, holders = {module: _shapes(module) for module in model.modules()}, Holders(model)
+    before, holders = {module: _shapes(module) for module in model.modules()}, None
     for edit in edits:
+        if isinstance(edit, Slice):
+            holders = holders or Holders(model)
+            _slice(model, edit, holders)
+            continue
+        holders = None
         if isinstance(edit, Drop):
             _drop(model, edit)
-        elif isinstance(edit, Cluster):
-            _cluster(model, edit, before)
-            holders = Holders(model)
         elif isinstance(edit, Resize):
             _resize(model, edit)
         else:
-            _slice(model, edit, holders)
+            _cluster(model, edit, before)
     for module in model.modules():
         _bring_up_to_date(module, before)
     return model
@@ -181,7 +186,10 @@ def _resize(model: nn.Module, edit: Resize) -> None:
 
 
 def _slice(model: nn.Module, edit: Slice, holders: Holders) -> None:
-    owner, leaf = _owner(model, edit.tensor)
+    path, _, leaf = edit.tensor.rpartition(".")
+    owner = holders.modules.get(path)
+    if owner is None:
+        raise PlanError(_unknown(model, edit.tensor))
     store: dict[str, Any] = owner._parameters if owner._parameters.get(leaf) is not None else owner._buffers
     tensor = store.get(leaf)
     if tensor is None:

@@ -42,12 +42,14 @@ class Slice:
     def of(cls, tensor: str, dim: int, kept: np.ndarray) -> "Slice":
         """From a boolean array, True where an index stays."""
         steps = np.flatnonzero(np.diff(np.concatenate(([0], kept.astype(np.int8), [0]))))
-        keep = tuple((int(a), int(b)) for a, b in zip(steps[::2], steps[1::2], strict=True))
-        return cls(tensor, dim, len(kept), keep)
+        bounds = steps.tolist()
+        return cls(tensor, dim, len(kept), tuple(zip(bounds[::2], bounds[1::2], strict=True)))
 
     def indices(self) -> np.ndarray:
         """The kept indices, ascending."""
-        return np.concatenate([np.arange(a, b) for a, b in self.keep] or [np.arange(0)])
+        starts, stops = np.array(self.keep, dtype=np.int64).reshape(-1, 2).T
+        sizes = stops - starts
+        return np.arange(sizes.sum()) + np.repeat(stops - sizes.cumsum(), sizes)
 
 
 @dataclass(frozen=True)

@@ -100,19 +100,29 @@ def select_evenly(structure: Structure, scores: Scores, budget: Budget, round_to
     Raises:
         BudgetError: Even the smallest model on the grid is above the budget; says how small it is.
     """
+    if budget.units is not None:
+        pairs = zip(structure.groups, scores.units, strict=True)
+        return Choice(tuple(_least(group, score, round_to, 1 - budget.units) for group, score in pairs))
     cuts = _cuts(structure, replace(scores, blocks={}, branches={}), round_to)
     sizes = [group.size for group in structure.groups]
     seen, ranked = [0] * len(sizes), []
     for cut in cuts:
         seen[cut.group] += len(cut.units)
         ranked.append(replace(cut, score=seen[cut.group] / sizes[cut.group]))
-    if budget.units is not None:
-        return _choice(structure, [cut for cut in ranked if cut.score <= 1 - budget.units + 1e-9])
     ranked.sort(key=lambda cut: cut.score)
     count = _first(lambda n: budget.share(structure, _choice(structure, ranked[:n])) <= budget.target, len(ranked))
     if count is None:
         raise _unreachable(structure, budget, _choice(structure, ranked), round_to)
     return _choice(structure, _fill(structure, ranked[:count], ranked[count:], budget))
+
+
+def _least(group: Group, importance: np.ndarray, round_to: int, share: float) -> np.ndarray:
+    """(units,) What goes of a group: what scores least, at most this share, down to an aligned width."""
+    most = min(share * group.size + 1e-9 * group.size, int(np.isfinite(importance).sum()))
+    narrow = min((width for width in widths(group, round_to) if group.size - width <= most), default=group.size)
+    gone = np.zeros(group.size, dtype=bool)
+    gone[np.argsort(importance, kind="stable")[: group.size - narrow]] = True
+    return gone
 
 
 def widths(group: Group, round_to: int) -> list[int]:

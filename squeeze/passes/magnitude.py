@@ -1,5 +1,6 @@
 """Magnitude pruning: what has small weights goes. Needs no data."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,6 +15,9 @@ from squeeze.selection import Budget, Scores, select, select_evenly
 from squeeze.structure.groups import Group, Structure
 from squeeze.task import Task
 from squeeze.training import Run
+
+Place = tuple[str, int]
+"""A dimension of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Magnitude:
         structure = structure.ignoring(self.ignore)
         if not structure.removable:
             return Found(copied(model), ())
-        tensors = dict(model.named_parameters())
-        scores = Scores(tuple(importance(group, tensors) for group in structure.groups))
+        norms = _norms(model, structure)
+        scores = Scores(tuple(importance(group, norms) for group in structure.groups))
         choose = select if self.scope == "global" else select_evenly
         return Found(copied(model), structure.edits(choose(structure, scores, self._budget(), self.round_to)))
 
@@ -62,13 +66,24 @@ class Magnitude:
         return nullcontext(loss)
 
 
-def importance(group: Group, tensors: dict[str, nn.Parameter]) -> np.ndarray:
+def _norms(model: nn.Module, structure: Structure) -> dict[Place, np.ndarray]:
+    """The L1 norm of what each index of a dimension holds: in float64, each once, however many groups share it."""
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.dim() > 1}
+    places = dict.fromkeys((axis.tensor, axis.dim) for group in structure.groups for axis in group.axes)
+    norms = {}
+    for name, dim in places:
+        if name in weights:
+            others = [d for d in range(weights[name].dim()) if d != dim]
+            found = torch.linalg.vector_norm(weights[name], ord=1, dim=others, dtype=torch.float64)
+            norms[name, dim] = found.cpu().numpy()
+    return norms
+
+
+def importance(group: Group, norms: Mapping[Place, np.ndarray]) -> np.ndarray:
     """(units,) the L1 norm of everything that goes with each unit, over the group's mean."""
     total = np.zeros(group.size)
     for axis in group.axes:
-        if axis.tensor in tensors and tensors[axis.tensor].dim() > 1:
-            weight = tensors[axis.tensor].detach().double().abs()
-            norms = weight.sum(dim=[d for d in range(weight.dim()) if d != axis.dim]).cpu().numpy()
+        if (axis.tensor, axis.dim) in norms:
             inside = axis.units >= 0
-            np.add.at(total, axis.units[inside], norms[inside])
+            total += np.bincount(axis.units[inside], norms[axis.tensor, axis.dim][inside], group.size)
     return total / max(total.mean(), float(torch.finfo(torch.float64).tiny))

@@ -3,7 +3,7 @@
 import heapq
 import os.path
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import nn
 from squeeze.structure.couple import Coupling
 from squeeze.structure.groups import Axis, Block, Branch
 from squeeze.structure.movement import RULES as MOVEMENT
-from squeeze.structure.run import Ran, Record
+from squeeze.structure.run import Record
+from squeeze.structure.tape import Ran
 
 _INPUT = -1
 _NORMS = frozenset("native_batch_norm native_layer_norm native_group_norm _native_batch_norm_legit_no_training".split())
@@ -56,9 +57,10 @@ class Graph:
                 self.users[source].append(number)
             for name in ran.parameters:
                 self.uses[name].add(number)
-        self.outputs = frozenset(record.outputs)
+        self.outputs = frozenset(record.tape.outputs)
         self.parameters = {name for name, _ in model.named_parameters()}
         self.tensors = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
+        self.above = {name: frozenset(_above(name)) for name in self.tensors}
         self.taken: set[str] = set()
 
     def exclusive(self, last: int, end: int) -> frozenset[int]:
@@ -106,12 +108,16 @@ class Graph:
         contractions = frozenset(i for i, c in enumerate(self.record.context.contractions) if c.number in ops)
         modules = self._modules(ops)
         own = {n: u for n, u in self.uses.items() if n and u & ops}
-        inside = {name for name in self.tensors if any(name.startswith(f"{m}.") for m in modules)}
+        inside = self.below(modules)
         shared = any(self.uses[name] - ops for name in inside)
         if not contractions or not modules or shared:
             return None
         parameters = tuple(n for n in self.tensors if n in own and n not in inside and not own[n] - ops)
         return Body(ops, contractions, tuple(modules), tuple(modules.values()), parameters, last)
+
+    def below(self, modules: Collection[str]) -> set[str]:
+        """Names of the tensors in some modules."""
+        return {name for name in self.tensors if not self.above[name].isdisjoint(modules)}
 
     def _modules(self, ops: frozenset[int]) -> dict[str, int]:
         inside: dict[str, bool] = {}
@@ -126,7 +132,7 @@ class Graph:
             inside[called.name] = inside.get(called.name, True) and only and bool(called.name)
             parts[called.name] = called.returns
         names = [name for name, only in inside.items() if only]
-        return {n: parts[n] for n in names if not any(n.startswith(f"{other}.") for other in names)}
+        return {n: parts[n] for n in names if set(_above(n)).isdisjoint(names)}
 
     def name(self, body: Body) -> str:
         """The innermost module that holds the whole body, or its first module with a contraction."""
@@ -137,6 +143,11 @@ class Graph:
         chosen = next(name for name in candidates if name and name not in self.taken)
         self.taken.add(chosen)
         return chosen
+
+
+def _above(name: str) -> Iterator[str]:
+    """Names of the modules that hold it."""
+    return (name[:place] for place, letter in enumerate(name) if letter == ".")
 
 
 def blocks(graph: Graph) -> tuple[Block, ...]:
@@ -246,15 +257,18 @@ def _outside(graph: Graph, coupling: Coupling, body: Body, ids: np.ndarray) -> t
     if (ids < 0).any() or not coupling.free[ids].all():
         return None
     units = np.unique(coupling.unit[ids])
-    inside = {n for n in graph.tensors if any(n.startswith(f"{m}.") for m in body.modules)} | set(body.parameters)
+    inside = graph.below(body.modules) | set(body.parameters)
     read = np.zeros(len(coupling.unit) + 1, dtype=bool)
     for nodes in graph.record.context.ledger.reads:
         read[nodes] = True
-    axes = []
+    of_branch = np.zeros(coupling.unit.max(initial=-1) + 1, dtype=bool)
+    of_branch[units] = True
+    hits, axes = of_branch[coupling.unit], list[Axis]()
+    touched = np.cumsum(np.append(False, hits))
     for (tensor, dim), (first, size) in graph.record.nodes.spans.items():
-        hit = np.isin(coupling.unit[first : first + size], units)
-        if not hit.any() or tensor in inside:
+        if touched[first + size] == touched[first] or tensor in inside:
             continue
+        hit = hits[first : first + size]
         reads = bool(read[first : first + size][hit].all())
         if not reads and len(graph.record.shapes[tensor]) > 1:
             return None

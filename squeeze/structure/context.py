@@ -1,71 +1,14 @@
 """What a rule sees: one op that ran, the labels of its operands, and the ledger it writes to."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from squeeze.blame import user_line
-from squeeze.structure.labels import NONE, Labels, Layer, Ledger
-
-
-@dataclass(frozen=True)
-class Call:
-    """One op as it was dispatched.
-
-    Attributes:
-        func: The overload, such as ``aten.add.Tensor``.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        out: What it returned.
-        shape: Of the first operand before the op, which may have changed it in place.
-    """
-
-    func: Any
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    out: Any
-    shape: torch.Size
-
-    @property
-    def name(self) -> str:
-        """The op's name without namespace and overload: ``add``; in-place twins keep their underscore."""
-        return self.func._schema.name.split("::")[-1]
-
-    def arg(self, name: str, default: Any = None) -> Any:
-        """An argument by its name in the op's schema."""
-        if name in self.kwargs:
-            return self.kwargs[name]
-        for position, argument in enumerate(self.func._schema.arguments):
-            if argument.name == name:
-                if position < len(self.args):
-                    return self.args[position]
-                return argument.default_value if argument.has_default_value() else default
-        return default
-
-    @cached_property
-    def tensors(self) -> list[Tensor]:
-        """All tensor operands, those in lists included."""
-        return [*_tensors(self.args), *_tensors(self.kwargs.values())]
-
-    @cached_property
-    def outputs(self) -> list[Tensor]:
-        """All tensors it returned."""
-        return list(_tensors((self.out,)))
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among an op's arguments or results, which are at most lists."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+from squeeze.blame import line_at
+from squeeze.structure.labels import Labels, Layer, Ledger
+from squeeze.structure.tape import Call, Operand
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +38,17 @@ class Contraction:
     number: int
 
 
+_UNLABELLED = Labels()
+
+
 @dataclass
 class Context:
-    """The state of one run on labels.
+    """The state of one pass of labels through what ran.
 
     Attributes:
         readings: For the sites where the first reading failed, which one to take.
         number: Of the op at hand.
-        module: Dotted name of the innermost module at hand.
+        call: The op at hand.
     """
 
     readings: Mapping[int, int] = field(default_factory=dict)
@@ -110,17 +56,20 @@ class Context:
     sites: list[Site] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     number: int = 0
-    module: str = ""
-    _labels: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
+    call: Call | None = None
+    _labels: dict[Operand, Labels] = field(default_factory=dict)
 
-    def labels(self, tensor: Tensor) -> Labels:
+    def labels(self, operand: Operand) -> Labels:
         """What is known of a tensor; nothing if it was not seen before."""
-        return self._labels.get(tensor, Labels())
+        return self._labels.get(operand, _UNLABELLED)
 
-    def set(self, tensor: Tensor, labels: Labels) -> None:
+    def set(self, operand: Operand, labels: Labels) -> None:
         """Note the labels of a tensor; those along dimensions of size 1 mean nothing and are left out."""
-        layers = tuple(layer for layer in labels.layers if bool((layer.ids != NONE).any()))
-        self._labels[tensor] = Labels(layers, labels.wild, labels.fixed)
+        if all(layer.any for layer in labels.layers):
+            self._labels[operand] = labels
+        else:
+            layers = tuple(layer for layer in labels.layers if layer.any)
+            self._labels[operand] = Labels(layers, labels.wild, labels.fixed)
 
     def give(self, call: Call, layers: Sequence[Layer], output: int = 0) -> None:
         """Label one output of a call; it is `fixed` if all operands are."""
@@ -132,16 +81,20 @@ class Context:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """See `Ledger.tie`."""
-        self.ledger.tie(a, b, user_line)
+        if a is not b:
+            self.ledger.tie(a, b, self._line)
 
     def pin(self, ids: Tensor, reason: str) -> None:
         """These nodes stay, because of the op at hand."""
-        if bool((ids != NONE).any()):
-            self.ledger.pin(ids, reason, user_line())
+        self.ledger.pin(ids, reason, self._line())
 
-    def pin_all(self, tensor: Tensor, reason: str) -> None:
+    def _line(self) -> str:
+        """Of the user's code, where the op at hand is."""
+        return line_at(self.call.place) if self.call is not None else ""
+
+    def pin_all(self, operand: Operand, reason: str) -> None:
         """All labels of a tensor stay."""
-        for layer in self.labels(tensor).layers:
+        for layer in self.labels(operand).layers:
             self.pin(layer.ids, reason)
 
     def reading(self, options: int, ids: Tensor, eager: bool = False) -> int:
@@ -152,7 +105,7 @@ class Context:
     def cost(self, macs: int, axes: Sequence[Tensor | None]) -> None:
         """Note a contraction and the ids that size it."""
         arrays = tuple(ids.numpy().copy() for ids in axes if ids is not None)
-        self.contractions.append(Contraction(self.module, macs, arrays, self.number))
+        self.contractions.append(Contraction(self.call.module if self.call else "", macs, arrays, self.number))
 
 
 Rule = Callable[[Context, Call], None]

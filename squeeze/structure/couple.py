@@ -71,19 +71,18 @@ def _components(record: Record) -> np.ndarray:
 
 def _groups(record: Record, unit: np.ndarray, free: np.ndarray) -> tuple[tuple[Group, ...], tuple[np.ndarray, ...]]:
     spans = list(record.nodes.spans.items())
-    marks, names = _Marks.of(record), set[str]()
+    marks, names = _Marks.of(record, unit), set[str]()
     groups, members = [], []
     rank = np.full(unit.max(initial=-1) + 1, -1)
     for places, units in _alike(spans, unit, free):
         rank[units] = np.arange(len(units))
-        axes, nodes = [], []
+        axes = []
         for number in places:
             (tensor, dim), (first, size) = spans[number]
             here = rank[unit[first : first + size]]
-            nodes.append(first + np.flatnonzero(here >= 0))
-            axes.append(Axis(tensor, dim, here, marks.reads(nodes[-1])))
+            axes.append(Axis(tensor, dim, here, bool(marks.reads[first : first + size][here >= 0].all())))
         rank[units] = -1
-        group = _described(marks, tuple(axes), np.concatenate(nodes), len(units))
+        group = _described(marks, tuple(axes), units)
         name = next(n for n in _numbered(group.name) if n not in names)
         names.add(name)
         groups.append(replace(group, name=name))
@@ -117,49 +116,62 @@ def _numbered(name: str) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Marks:
-    """For every node: is it read, passed on, multiplied, part of a statistic."""
+    """What is done with nodes and units.
 
-    read: np.ndarray
-    passed: np.ndarray
+    Attributes:
+        reads: (nodes,) it is read, and nothing else is done with it.
+        both: (units,) one of its nodes is read and passed on.
+        product: (units,) two activations are multiplied and summed over it.
+        statistic: (units,) which note says what statistics run over it; -1 for none.
+        notes: The notes.
+    """
+
+    reads: np.ndarray
+    both: np.ndarray
     product: np.ndarray
     statistic: np.ndarray
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: Record) -> "_Marks":
+    def of(cls, record: Record, unit: np.ndarray) -> "_Marks":
         total, ledger = record.nodes.total, record.context.ledger
 
         def marked(arrays: list[np.ndarray]) -> np.ndarray:
-            mark = np.zeros(total + 1, dtype=bool)
-            for array in arrays:
-                mark[array] = True
-            return mark
+            mark = np.zeros(total + 1, dtype=bool)  # the last is that of no node
+            mark[np.concatenate([np.empty(0, dtype=np.int64), *arrays])] = True
+            return mark[:total]
 
-        statistic = np.full(total + 1, -1)
+        def of_units(mark: np.ndarray) -> np.ndarray:
+            found = np.zeros(unit.max(initial=-1) + 1, dtype=bool)
+            found[unit[mark]] = True
+            return found
+
+        statistic = np.full(unit.max(initial=-1) + 1, -1)
         for number, (ids, _) in enumerate(ledger.statistics):
-            statistic[ids] = number
-        notes = tuple(note for _, note in ledger.statistics)
-        return cls(marked(ledger.reads), marked(ledger.passes), marked(ledger.products), statistic, notes)
+            statistic[unit[ids[ids >= 0]]] = number
+        read, passed = marked(ledger.reads), marked(ledger.passes)
+        return cls(
+            read & ~passed,
+            of_units(read & passed),
+            of_units(marked(ledger.products)),
+            statistic,
+            tuple(note for _, note in ledger.statistics),
+        )
 
-    def reads(self, nodes: np.ndarray) -> bool:
-        """All of these nodes are read, and nothing else is done with them."""
-        return bool(self.read[nodes].all() and not self.passed[nodes].any())
 
-
-def _described(marks: _Marks, axes: tuple[Axis, ...], nodes: np.ndarray, size: int) -> Group:
-    statistic = marks.statistic[nodes].max(initial=-1)
-    both = marks.read[nodes] & marks.passed[nodes]
+def _described(marks: _Marks, axes: tuple[Axis, ...], units: np.ndarray) -> Group:
+    statistic = marks.statistic[units].max(initial=-1)
     note = ""
     if statistic >= 0:
         note = marks.notes[statistic]
-    elif marks.product[nodes].any():
+    elif marks.product[units].any():
         note = PRODUCT
-    elif both.any():
+    elif marks.both[units].any():
         note = "one weight both sends and reads it"
     elif not any(axis.reads for axis in axes):
         note = "no weight reads it"
     source = next((axis for axis in axes if axis.dim == 0 and not axis.reads), axes[0])
-    return Group(source.tensor.rpartition(".")[0] or source.tensor, size, axes, statistic < 0, not note, note)
+    return Group(source.tensor.rpartition(".")[0] or source.tensor, len(units), axes, statistic < 0, not note, note)
 
 
 def _pins(

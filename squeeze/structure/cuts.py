@@ -34,18 +34,24 @@ def second_cut(first: np.ndarray, number: int) -> np.ndarray:
 
 def _drawn(slope: np.ndarray, stay: int, seed: int) -> np.ndarray:
     """True but for `stay` units, those of a small slope rather; of several draws the one with the least luck."""
-    random, draws = np.random.default_rng(seed), list[tuple[int, int, np.ndarray]]()
+    random, draws, shares = np.random.default_rng(seed), list[tuple[int, int, np.ndarray]](), _shares(len(slope), stay)
     for _ in range(_DRAWS):
         gone = np.ones(len(slope), dtype=bool)
         gone[np.argsort(random.random(len(slope)) + slope)[:stay]] = False
-        draws.append((_luck(~gone), len(draws), gone))
+        draws.append((_luck(~gone, *shares), len(draws), gone))
         if draws[-1][0] == 0:
             break
     return min(draws, key=lambda draw: draw[:2])[2]
 
 
-def _luck(kept: np.ndarray) -> int:
-    """At how many places a share that is computed from what is left (``width // 4``) holds what it should."""
-    before, left = np.concatenate([[0], kept.cumsum()]), int(kept.sum())
-    places = [(parts, part) for parts in _SHARES if parts <= len(kept) for part in range(1, parts)]
-    return sum(int(before[part * (len(kept) // parts)]) == part * (left // parts) for parts, part in places)
+def _shares(size: int, stay: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a share that is computed from a width (``width // 4``) ends: of all units, and of those that stay."""
+    places = [(parts, part) for parts in _SHARES if parts <= size for part in range(1, parts)]
+    parts, part = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    return part * (size // parts), part * (stay // parts)
+
+
+def _luck(kept: np.ndarray, ends: np.ndarray, after: np.ndarray) -> int:
+    """At how many places a share of what is left holds what it should."""
+    before = np.concatenate([[0], kept.cumsum()])
+    return int((before[ends] == after).sum())

@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,10 @@ class Axis:
     dim: int
     units: np.ndarray
     reads: bool
+
+    def of(self, gone: np.ndarray) -> np.ndarray:
+        """(size of the dimension,) True where the unit is one of those that are True in `gone` (size of the group,)."""
+        return np.append(gone, False)[self.units]
 
 
 @dataclass(frozen=True)
@@ -277,19 +282,25 @@ class Structure:
 
     def kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
         """For every (tensor, dim) that a choice touches: True where an index stays."""
-        kept: dict[tuple[str, int], np.ndarray] = {}
-        cuts = [
-            (axis, gone)
-            for group, gone in zip(self.groups, choice.units, strict=True)
-            if gone.any()
-            for axis in group.axes
-        ]
-        cuts += [(axis, np.ones(1, dtype=bool)) for b in self.branches if b.name in choice.branches for axis in b.reads]
-        for axis, gone in cuts:
-            keep = kept.setdefault((axis.tensor, axis.dim), np.ones(len(axis.units), dtype=bool))
-            inside = axis.units >= 0
-            keep[inside] &= ~gone[axis.units[inside]]
+        gone = np.concatenate([*choice.units, np.zeros(1, dtype=bool)])
+        kept = {place: ~gone[units] for place, units in self._units.items() if gone[units].any()}
+        for branch in self.branches:
+            for axis in branch.reads if branch.name in choice.branches else ():
+                here = axis.of(np.ones(1, dtype=bool))
+                kept[axis.tensor, axis.dim] = kept.get((axis.tensor, axis.dim), True) & ~here
         return kept
+
+    @cached_property
+    def _units(self) -> dict[tuple[str, int], np.ndarray]:
+        """For every (tensor, dim), the unit of each index, counted through all groups; -1 where it is in none."""
+        found: dict[tuple[str, int], np.ndarray] = {}
+        first = 0
+        for group in self.groups:
+            for axis in group.axes:
+                place, here = (axis.tensor, axis.dim), np.where(axis.units >= 0, axis.units + first, -1)
+                found[place] = np.maximum(found[place], here) if place in found else here
+            first += group.size
+        return found
 
 
 def matches(tensor: str, patterns: Iterable[str]) -> bool:

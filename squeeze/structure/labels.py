@@ -7,10 +7,13 @@ each index. Ties between nodes, pins and flags are collected in a `Ledger`.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from squeeze.structure.tape import Operand
 
 NONE = -1
 """The id of an index that belongs to no node."""
@@ -22,6 +25,11 @@ class Layer:
 
     dim: int
     ids: Tensor
+
+    @cached_property
+    def any(self) -> bool:
+        """Some index has a node."""
+        return bool(self.ids.numpy().max(initial=NONE) > NONE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,30 +114,25 @@ class Nodes:
     total: int
 
     @classmethod
-    def of(cls, named: Iterable[tuple[str, Tensor]]) -> "Nodes":
+    def of(cls, named: Iterable[tuple[str, Operand]]) -> "Nodes":
         """One id for each index of each dimension larger than 1."""
         spans: dict[tuple[str, int], tuple[int, int]] = {}
         total = 0
-        for name, tensor in named:
-            for dim, size in enumerate(tensor.shape):
+        for name, operand in named:
+            for dim, size in enumerate(operand.shape):
                 if size > 1:
                     spans[name, dim] = (total, size)
                     total += size
         return cls(spans, total)
 
-    def labels(self, name: str, tensor: Tensor) -> Labels:
+    def labels(self, name: str, operand: Operand) -> Labels:
         """The labels a parameter or buffer starts with."""
         layers = []
-        for dim in range(tensor.dim()):
+        for dim in range(operand.dim()):
             if (name, dim) in self.spans:
                 first, size = self.spans[name, dim]
                 layers.append(Layer(dim, torch.arange(first, first + size)))
         return Labels(tuple(layers), fixed=True)
-
-
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by name, each tensor once, under its first name."""
-    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def spread(layer: Layer, shape: torch.Size) -> Tensor:

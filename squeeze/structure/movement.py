@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from squeeze.structure.context import Call, Context, Rule
+from squeeze.structure.context import Context, Rule
 from squeeze.structure.labels import NONE, Labels, Layer, along_one, condensed, spread, varying
+from squeeze.structure.tape import Call, Operand
 
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten"})
 
@@ -17,9 +18,9 @@ def viewed(ctx: Context, call: Call) -> None:
     found: list[list[Layer]] = [[] for _ in call.outputs]
     for layer in known.layers:
         if call.name in _RESHAPES and call.func._overloadname != "dtype":
-            moved = [_reshaped(layer, call.shape, call.outputs[0].shape)]
+            moved = [_reshaped(layer, call.args[0].shape, call.outputs[0].shape)]
         else:
-            result = call.func(spread(layer, call.shape), *call.args[1:], **call.kwargs)
+            result = call.on(spread(layer, call.args[0].shape))
             moved = [result] if isinstance(result, Tensor) else list(result)
         placed = [_placed(ctx, ids, layer) for ids in moved]
         if not all(layers for ids, layers in zip(moved, placed, strict=True) if ids.numel()):
@@ -125,7 +126,7 @@ def stacked(ctx: Context, call: Call) -> None:
     ctx.give(call, layers)
 
 
-def agree(ctx: Context, operands: list[tuple[Tensor, int]], size: int) -> Tensor | None:
+def agree(ctx: Context, operands: list[tuple[Operand, int]], size: int) -> Tensor | None:
     """Tie the labels of several tensors along one dim each; returns them, None if there are none."""
     present = [(tensor, dim) for tensor, dim in operands if tensor.shape[dim] == size]
     ids = [ctx.labels(tensor).along(dim) for tensor, dim in present]
@@ -139,12 +140,12 @@ def agree(ctx: Context, operands: list[tuple[Tensor, int]], size: int) -> Tensor
     return labelled[0]
 
 
-def _even(ctx: Context, tensor: Tensor, dim: int) -> bool:
+def _even(ctx: Context, operand: Operand, dim: int) -> bool:
     """All elements along a dim are equal: it fits whatever it meets."""
-    return ctx.labels(tensor).wild or tensor.stride(dim) == 0
+    return ctx.labels(operand).wild or operand.even(dim)
 
 
-def _or_none(ctx: Context, part: Tensor, dim: int) -> Tensor:
+def _or_none(ctx: Context, part: Operand, dim: int) -> Tensor:
     ids = ctx.labels(part).along(dim)
     return torch.full((part.shape[dim],), NONE) if ids is None else ids
 
@@ -174,7 +175,7 @@ def rearranged(ctx: Context, call: Call) -> None:
     """roll, flip …: same shape, labels move along their own dim."""
     layers = []
     for layer in ctx.labels(call.args[0]).layers:
-        moved = call.func(spread(layer, call.args[0].shape), *call.args[1:], **call.kwargs)
+        moved = call.on(spread(layer, call.args[0].shape))
         layers.append(Layer(layer.dim, along_one(moved, layer.dim)))
     ctx.give(call, layers)
 
@@ -238,7 +239,7 @@ def indexed(ctx: Context, call: Call) -> None:
         if dim in used:
             ctx.pin(layer.ids, "is indexed by a tensor")
         else:
-            moved = call.func(spread(layer, source.shape), *call.args[1:], **call.kwargs)
+            moved = call.on(spread(layer, source.shape))
             layers += _placed(ctx, moved, layer)
     for index in call.tensors[1:]:
         ctx.pin_all(index, "is used as an index")

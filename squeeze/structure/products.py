@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from squeeze.contractions import macs_of
-from squeeze.structure.context import Call, Context, Rule
+from squeeze.structure.context import Context, Rule
 from squeeze.structure.labels import Labels, Layer
 from squeeze.structure.movement import agree
+from squeeze.structure.tape import Call, Operand
 
 
-def contract(ctx: Context, spec: str, operands: tuple[Tensor, ...], out: Tensor | None) -> dict[str, Tensor]:
+def contract(ctx: Context, spec: str, operands: tuple[Operand, ...], out: Operand | None) -> dict[str, Tensor]:
     """Tie what is summed over, agree on what is shared, pass on the rest (spec as in einsum).
 
     Returns:
@@ -44,7 +44,7 @@ def contract(ctx: Context, spec: str, operands: tuple[Tensor, ...], out: Tensor 
     return found
 
 
-def _read(ctx: Context, a: Tensor, b: Tensor, ids: Tensor, sides: list[Tensor | None]) -> None:
+def _read(ctx: Context, a: Operand, b: Operand, ids: Tensor, sides: list[Tensor | None]) -> None:
     """A weight that meets an activation reads it; two activations multiply each other."""
     fixed = [ctx.labels(a).fixed, ctx.labels(b).fixed]
     if not any(fixed):
@@ -60,7 +60,7 @@ def _product(spec: str, first: int = 0) -> Rule:
     def rule(ctx: Context, call: Call) -> None:
         operands, out = (call.args[first], call.args[first + 1]), call.outputs[0]
         found = contract(ctx, spec, operands, out)
-        ctx.cost(macs_of(call.func, call.args, call.kwargs, call.out) or 0, list(found.values()))
+        ctx.cost(call.macs or 0, list(found.values()))
         if first:
             labelled = ctx.labels(out)
             for layer in labelled.layers:
@@ -78,7 +78,7 @@ def linear(ctx: Context, call: Call) -> None:
     found = contract(ctx, f"{batch}k,jk->{batch}j", (x, weight), call.outputs[0])
     if bias is not None:
         agree(ctx, [(weight, 0), (bias, 0)], bias.shape[0])
-    ctx.cost(macs_of(call.func, call.args, call.kwargs, call.out) or 0, list(found.values()))
+    ctx.cost(call.macs or 0, list(found.values()))
 
 
 def convolution(ctx: Context, call: Call) -> None:
@@ -96,11 +96,11 @@ def convolution(ctx: Context, call: Call) -> None:
     if bias is not None:
         _with_bias(ctx, found, bias)
     ctx.give(call, [Layer(dim, found[letter]) for dim, letter in ((0, "n"), (1, "o")) if letter in found])
-    macs = macs_of(call.func, call.args, call.kwargs, call.out) or 0
+    macs = call.macs or 0
     ctx.cost(macs, [found.get("n"), found.get("o"), found.get("c") if groups == 1 else None])
 
 
-def _with_bias(ctx: Context, found: dict[str, Tensor], bias: Tensor) -> None:
+def _with_bias(ctx: Context, found: dict[str, Tensor], bias: Operand) -> None:
     ids = ctx.labels(bias).along(0)
     if ids is not None and "o" in found:
         ctx.tie(found["o"], ids)
@@ -110,7 +110,7 @@ def _with_bias(ctx: Context, found: dict[str, Tensor], bias: Tensor) -> None:
         ctx.pin(found["o"], "its bias keeps its size")
 
 
-def _grouped(ctx: Context, call: Call, x: Tensor, weight: Tensor, groups: int) -> dict[str, Tensor]:
+def _grouped(ctx: Context, call: Call, x: Operand, weight: Operand, groups: int) -> dict[str, Tensor]:
     """All channels of a group, in and out, go together."""
     inner = ctx.labels(weight).along(1)
     if inner is not None:
@@ -136,7 +136,7 @@ def attention(ctx: Context, call: Call) -> None:
     q, k, v = call.args[0], *(_for_all_heads(ctx, call.args[0], t) for t in call.args[1:3])
     lead = "abcdefgh"[: q.dim() - 2]
     scores = contract(ctx, f"{lead}nd,{lead}md->{lead}nm", (q, k), None)
-    weights = torch.empty(*q.shape[:-1], k.shape[-2])
+    weights = Operand(torch.Size((*q.shape[:-1], k.shape[-2])))
     ctx.set(weights, Labels(tuple(Layer(f"{lead}nm".index(x), ids) for x, ids in scores.items() if x != "d")))
     values = contract(ctx, f"{lead}nm,{lead}me->{lead}ne", (weights, v), None)
     if "m" in scores:
@@ -152,7 +152,7 @@ def attention(ctx: Context, call: Call) -> None:
     ctx.cost(heads * tokens * v.shape[-1], [*axes, shared.get("e")])
 
 
-def _for_all_heads(ctx: Context, q: Tensor, shared: Tensor) -> Tensor:
+def _for_all_heads(ctx: Context, q: Operand, shared: Operand) -> Operand:
     """Keys or values as every head of the queries sees them: neighbouring heads may share one."""
     dim = q.dim() - 3
     if dim < 0 or shared.shape[dim] in (1, q.shape[dim]):
@@ -161,14 +161,14 @@ def _for_all_heads(ctx: Context, q: Tensor, shared: Tensor) -> Tensor:
     layers = [
         Layer(la.dim, la.ids.repeat_interleave(times) if la.dim == dim else la.ids) for la in ctx.labels(shared).layers
     ]
-    wide = shared.new_empty(1).expand(*shared.shape[:dim], q.shape[dim], *shared.shape[dim + 1 :])
+    wide = Operand(torch.Size((*shared.shape[:dim], q.shape[dim], *shared.shape[dim + 1 :])))
     ctx.set(wide, Labels(tuple(layers), fixed=ctx.labels(shared).fixed))
     return wide
 
 
 def deformable(ctx: Context, call: Call) -> None:
     """A convolution that samples at computed places; in one group, as a plain one."""
-    x, weight, bias, out = call.arg("input"), call.arg("weight"), call.arg("bias"), call.outputs[0]
+    x, weight, bias = call.arg("input"), call.arg("weight"), call.arg("bias")
     whole = call.arg("groups") == call.arg("offset_groups") == 1
     for tensor, kept in ((x, 2), (weight, 2), (call.arg("offset"), 1), (call.arg("mask"), 1)):
         for layer in ctx.labels(tensor).layers:
@@ -177,7 +177,7 @@ def deformable(ctx: Context, call: Call) -> None:
     found = contract(ctx, "nc,oc->no", (x, weight), None) if whole else {}
     _with_bias(ctx, found, bias)
     ctx.give(call, [Layer(dim, found[letter]) for dim, letter in ((0, "n"), (1, "o")) if letter in found])
-    ctx.cost(macs_of(call.func, call.args, call.kwargs, out) or 0, [found.get(letter) for letter in "noc"])
+    ctx.cost(call.macs or 0, [found.get(letter) for letter in "noc"])
 
 
 RULES: dict[str, Rule] = {

@@ -56,7 +56,7 @@ def _gone(
     """For each tensor and dim, True where nothing is read."""
     found: dict[str, dict[int, np.ndarray]] = {}
     for axis, gone in axes:
-        here = (axis.units >= 0) & gone[axis.units]
+        here = axis.of(gone)
         if (axis.tensor, axis.dim) in left:
             here = here[left[axis.tensor, axis.dim]]
         dims = found.setdefault(axis.tensor, {})

@@ -5,14 +5,13 @@ their weights. Reductions drop dims. Movement is in `movement`, contractions in 
 """
 
 import torch
-from torch import Tensor
 
-from squeeze.contractions import macs_of
-from squeeze.structure.context import Call, Context, Rule
+from squeeze.structure.context import Context, Rule
 from squeeze.structure.labels import Labels, Layer
 from squeeze.structure.movement import RULES as MOVEMENT
 from squeeze.structure.movement import agree
 from squeeze.structure.products import RULES as PRODUCTS
+from squeeze.structure.tape import Call, Operand
 
 _WILD = frozenset(
     "zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty "
@@ -50,7 +49,7 @@ def unknown(ctx: Context, call: Call) -> None:
     """Never guess: whatever meets an op without a rule stays."""
     for tensor in call.tensors:
         ctx.pin_all(tensor, f"no rule for {call.func}")
-    macs = macs_of(call.func, call.args, call.kwargs, call.out)
+    macs = call.macs
     if macs is not None:
         ctx.cost(macs, [])
     for output in call.outputs:
@@ -74,25 +73,25 @@ def elementwise(ctx: Context, call: Call) -> None:
         ctx.set(output, Labels(tuple(layers), wild=wild and not layers, fixed=fixed))
 
 
-def _passed(ctx: Context, tensors: list[Tensor]) -> None:
+def _passed(ctx: Context, tensors: list[Operand]) -> None:
     """Weights whose labels an activation takes over."""
     for tensor in tensors:
         if ctx.labels(tensor).fixed:
             ctx.ledger.passes += [layer.ids.numpy().copy() for layer in ctx.labels(tensor).layers]
 
 
-def _written(ctx: Context, target: Tensor, layers: list[Layer]) -> None:
+def _written(ctx: Context, target: Operand, layers: list[Layer]) -> None:
     """Labels written into part of a tensor that had none cannot be followed in the whole."""
     known = {layer.dim for layer in ctx.labels(target).layers}
-    if target._base is not None and any(layer.dim not in known for layer in layers):
+    if target.base is not None and any(layer.dim not in known for layer in layers):
         for layer in layers:
             ctx.pin(layer.ids, "is written into part of a tensor made in forward")
-        ctx.set(target._base, Labels(ctx.labels(target._base).layers))
+        ctx.set(target.base, Labels(ctx.labels(target.base).layers))
 
 
 def _copied(ctx: Context, call: Call) -> None:
     target, source = call.args[0], call.args[1]
-    if target._base is None and not ctx.labels(target).layers and source.shape == target.shape:
+    if target.base is None and not ctx.labels(target).layers and source.shape == target.shape:
         return ctx.set(target, ctx.labels(source))
     elementwise(ctx, call)
     return None
@@ -100,7 +99,7 @@ def _copied(ctx: Context, call: Call) -> None:
 
 def _overwritten(ctx: Context, call: Call) -> None:
     known = ctx.labels(call.args[0])
-    uniform = call.name in ("fill_", "zero_") and call.args[0]._base is None
+    uniform = call.name in ("fill_", "zero_") and call.args[0].base is None
     ctx.set(call.args[0], Labels(known.layers, wild=(known.wild or uniform) and uniform, fixed=True))
 
 
@@ -233,7 +232,7 @@ def spatial(ctx: Context, call: Call) -> None:
         ctx.give(call, passed, index)
 
 
-def _pin_beyond(ctx: Context, x: Tensor, allowed: set[int], reason: str) -> None:
+def _pin_beyond(ctx: Context, x: Operand, allowed: set[int], reason: str) -> None:
     for layer in ctx.labels(x).layers:
         if layer.dim not in allowed:
             ctx.pin(layer.ids, reason)

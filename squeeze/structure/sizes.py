@@ -21,7 +21,8 @@ from squeeze.structure.couple import PRODUCT
 from squeeze.structure.cuts import first_cut, second_cut
 from squeeze.structure.groups import Choice, Group, Size, Structure
 from squeeze.structure.reference import masked, swapped
-from squeeze.structure.trial import Dense, shapes_of
+from squeeze.structure.smaller import shapes_of
+from squeeze.structure.trial import Dense
 
 _ATTEMPTS = 64
 Sizes = tuple[Size, ...]

@@ -1,7 +1,8 @@
 """`trace`: what can be removed from a model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,9 @@ from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple, edges
 from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
-from squeeze.structure.run import Record, run_on_labels
+from squeeze.structure.run import Record, labelled
+from squeeze.structure.smaller import shapes_of, smaller
+from squeeze.structure.tape import Tape, recorded
 from squeeze.structure.trial import Dense, Trial
 from squeeze.structure.watch import Tell, Watch
 from squeeze.task import Inputs
@@ -43,33 +46,45 @@ def trace(
     Raises:
         TraceError: The model does not run on the inputs, or not twice in the same way.
     """
-    known, dense = Known(), Dense(model, example_inputs, Watch(tell, clock))
+    watch, known = Watch(tell, clock), Known()
+    tapes = _tapes(model, example_inputs, watch)
+    shapes = shapes_of(tapes[0].results)
+    proof = smaller(model, example_inputs, tapes[0], watch)
+    dense = Dense(model, example_inputs, shapes, watch, proof)
     for _ in range(_ROUNDS):
-        record = _run(dense, model, known)
+        record = _labelled(tapes, known)
         coupling = known.sized(couple(record, model, known.pins))
         if known.reread(record, _stuck(record, coupling)):
             continue
         structure = _structure(record, coupling, model)
-        trial = Trial(dense, structure, record.shapes_out)
-        if not known.learn(trial, record, coupling, structure):
+        trial = Trial(dense, structure)
+        if known.learn(trial, record, coupling, structure):
+            continue
+        if trial.fits():
             return _without(structure, trial.bodies())
+        dense = Dense(model, example_inputs, shapes, watch)
     raise TraceError(
         f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "
         f"{_ROUNDS} trials; make its forward deterministic in eval mode."
     )
 
 
-def _run(dense: Dense, model: nn.Module, known: Known) -> Record:
-    """Run on labels; once more in training mode if eval mode leaves parameters unused (auxiliary heads)."""
-    record = run_on_labels(model, dense.inputs, known.readings, dense.watch)
-    if {name for name, _ in model.named_parameters()} - record.used:
-        try:
-            other = run_on_labels(model, dense.inputs, {}, dense.watch, training=True)
-        except TraceError:
-            other = None
-        if other is not None:
-            record.context.ledger.merge(other.context.ledger)
-            record.used |= other.used
+def _tapes(model: nn.Module, inputs: Inputs, watch: Watch) -> list[Tape]:
+    """What runs; in training mode, too, if eval mode leaves parameters unused (auxiliary heads)."""
+    tapes = [recorded(model, inputs, watch)]
+    if {name for name, _ in model.named_parameters()} - tapes[0].used:
+        with suppress(TraceError):
+            tapes.append(recorded(model, inputs, watch, training=True))
+    return tapes
+
+
+def _labelled(tapes: Sequence[Tape], known: Known) -> Record:
+    """What the runs say, and what the rounds so far have taught."""
+    record = labelled(tapes[0], known.readings)
+    for tape in tapes[1:]:
+        other = labelled(tape, {})
+        record.context.ledger.merge(other.context.ledger)
+        record.used |= other.used
     known.apply(record)
     return record
 

@@ -19,10 +19,12 @@ from squeeze.structure.culprits import Failure, Search
 from squeeze.structure.cuts import first_cut, second_cut
 from squeeze.structure.groups import Choice, Structure
 from squeeze.structure.reference import TOLERANCE, agree, masked, shaken, stirred, swapped
-from squeeze.structure.run import quietly
+from squeeze.structure.smaller import shapes_of
+from squeeze.structure.tape import quietly
 from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 
+Shapes = Sequence[torch.Size]
 _LEVELS = (1e-5, 3e-5, 1e-4, 3e-4)
 _RESHAPED = "the output changes its shape"
 _MOVED = "the output is not that of the masked model"
@@ -34,26 +36,46 @@ class Dense:
     Args:
         model: Is left as it is.
         inputs: Its example inputs.
+        shapes: Of its outputs.
         watch: Is told what is tried.
+        proof: Smaller inputs on which outputs are compared, and the shapes of the outputs there; None for the
+            example's own.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, watch: Watch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        shapes: Shapes,
+        watch: Watch,
+        proof: tuple[Inputs, Shapes] | None = None,
+    ) -> None:
         watch.step("a copy of the model")
         self.model = stirred(model)
-        self.inputs = inputs
         self.watch = watch
+        self.reduced = proof is not None
+        self.inputs, self.shapes = proof or (inputs, shapes)
+        self.whole_inputs, self.whole_shapes = inputs, shapes
 
     def run(self, model: nn.Module) -> list[Tensor]:
         """The outputs of a model, this one or a smaller one."""
         with quietly(model), torch.no_grad():
             return tensors_of(call(model, self.inputs))
 
+    def fits(self, model: nn.Module) -> bool:
+        """On the example inputs, whole, a smaller model has outputs of the right shapes."""
+        try:
+            with quietly(model), torch.no_grad():
+                return shapes_of(tensors_of(call(model, self.whole_inputs))) == self.whole_shapes
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, it does not fit
+            return False
+
     def train(self, model: nn.Module) -> list[Tensor] | None:
         """As `run`, in training mode; None if the model needs more than example inputs for that."""
         own = copied(model)  # in training a forward may write to its parameters, and large ones are the given model's
         try:
             with quietly(own, training=True), torch.no_grad():
-                return tensors_of(call(own, self.inputs))
+                return tensors_of(call(own, self.whole_inputs))
         except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
             return None
 
@@ -127,17 +149,15 @@ class Trial:
     Args:
         dense: The uncut model.
         structure: What is believed of it.
-        shapes: Of the outputs, where they were seen last.
 
     Attributes:
         scaled: Numbers of groups whose size the code uses as a number (1/√d in attention), found by `groups`.
     """
 
-    def __init__(self, dense: Dense, structure: Structure, shapes: Sequence[torch.Size]) -> None:
+    def __init__(self, dense: Dense, structure: Structure) -> None:
         self.dense = dense
         self.structure = structure
         self.scaled: set[int] = set()
-        self._shapes = list(shapes)
         sizes = [group.size for group in structure.groups]
         self._every = [number for number, size in enumerate(sizes) if size > 1]
         first = tuple(first_cut(size, number) for number, size in enumerate(sizes))
@@ -173,6 +193,10 @@ class Trial:
             bad += Search(self._drops_branches, _numberless).culprits(names)
         return {failure.item for failure in bad}
 
+    def fits(self) -> bool:
+        """What was tried on smaller inputs runs on the example's, too: all groups cut."""
+        return not self.dense.reduced or self.dense.fits(self._done.model)
+
     def _kind(self, number: int) -> str:
         return _numberless(" ".join(f"{axis.tensor}[{axis.dim}]" for axis in self.structure.groups[number].axes))
 
@@ -204,7 +228,7 @@ class Trial:
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
             return _Cut(smaller, problem=f"{type(error).__name__}: {first_line(error)} @ {line_of(error)}")
         # Where data decide about shapes, the model whose numbers are stirred may return others.
-        if shapes_of(outputs) != self._shapes and shapes_of(outputs) != shapes_of(self.dense.outputs):
+        if shapes_of(outputs) != self.dense.shapes and shapes_of(outputs) != shapes_of(self.dense.outputs):
             return _Cut(smaller, outputs, _RESHAPED)
         return _Cut(smaller, outputs)
 
@@ -233,7 +257,8 @@ class Trial:
 
     def _trouble_in_training(self, cut: _Cut) -> str:
         trained = self.dense.train(cut.model)
-        if trained is not None and shapes_of(trained) == shapes_of(cut.outputs):
+        expected = self.dense.whole_shapes if self.dense.reduced else shapes_of(cut.outputs)
+        if trained is not None and shapes_of(trained) == expected:
             return ""
         if self.dense.trained is None or (trained is not None and shapes_of(trained) == self.dense.trained):
             return ""
@@ -287,11 +312,6 @@ class Trial:
         if reference is None:
             return cut.problem
         return "" if self.dense.same(self.dense.run(reference), cut.outputs) else _MOVED
-
-
-def shapes_of(tensors: Sequence[Tensor]) -> list[torch.Size]:
-    """Their shapes, in order."""
-    return [tensor.shape for tensor in tensors]
 
 
 def _only(numbers: Sequence[int], units: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -26,6 +26,11 @@ class Watch:
         self._spent: dict[str, float] = defaultdict(float)
         self._step = ""
 
+    @property
+    def listening(self) -> bool:
+        """Somebody is told."""
+        return self._tell is not None
+
     def step(self, name: str) -> None:
         """What runs from now on; the time up to now belongs to the step before."""
         if self._tell is None:
