@@ -119,9 +119,10 @@ def tracing(found: dict[str, Any]) -> list[str]:
     """Seconds of processor time and memory of `squeeze.trace`, beside Torch-Pruning's dependency graph and pruner."""
     rows, grown = [], []
     for name, row in found["networks"].items():
-        ours = row["squeeze"]
-        cells = [name, seconds(row.get("forward"), "forward"), seconds(ours, "trace", "plan")]
-        if "memory-trace" in row:
+        ours = row.get("squeeze")
+        traced = seconds(ours, "trace", "plan") if ours else row["notes"].get("squeeze", "")
+        cells = [name, seconds(ours, "forward"), traced]
+        if "memory-trace" in row and "memory-forward" in row:
             peer, note = row.get("torch-pruning"), row["notes"].get("torch-pruning", "")
             allowed = 2 * row["memory-trace"]["model"] + row["memory-forward"]["peak"]
             cells += [seconds(peer, "build_dependency", "pruner") if peer else note]

@@ -74,11 +74,12 @@ class Known:
 
     def sized(self, coupling: Coupling) -> Coupling:
         """The groups with the numbers in the user's modules that shrink with them."""
-        groups = [
-            replace(group, sizes=next((s.sizes for s in self.sizes if np.isin(_nodes(coupling, i), s.nodes).all()), ()))
-            for i, group in enumerate(coupling.groups)
-        ]
-        return replace(coupling, groups=tuple(groups)) if self.sizes else coupling
+        sized, groups = [one for one in self.sizes if one.sizes], list[Group]()
+        for number, group in enumerate(coupling.groups if sized else ()):
+            nodes = _nodes(coupling, number)
+            sizes = next((one.sizes for one in sized if np.isin(nodes, one.nodes).all()), ())
+            groups.append(replace(group, sizes=sizes))
+        return replace(coupling, groups=tuple(groups)) if sized else coupling
 
     def reread(self, record: Record, nodes: np.ndarray) -> bool:
         """Take the next reading wherever one is left and these nodes are concerned."""
@@ -169,4 +170,6 @@ def _span(record: Record, place: Place) -> np.ndarray:
 
 
 def _nodes(coupling: Coupling, group: int) -> np.ndarray:
-    return np.flatnonzero(np.isin(coupling.unit, coupling.members[group]))
+    member = np.zeros(coupling.unit.max(initial=-1) + 1, dtype=bool)
+    member[coupling.members[group]] = True
+    return np.flatnonzero(member[coupling.unit])

@@ -89,13 +89,13 @@ def taken(**steps: float) -> dict[str, dict[str, float]]:
 
 
 def test_a_trace_stands_beside_its_peer_and_what_the_peer_could_not_do_is_said(tmp_path: Path) -> None:
-    ours = taken(trace=0.5, plan=0.01, rewrite=0.1, score=0.15)
+    ours = taken(forward=0.1, trace=0.5, plan=0.01, rewrite=0.1, score=0.15)
     memory = {f"memory-{run}": {"model": 100, "peak": peak} for run, peak in (("forward", 40), ("trace", 150))}
-    common = {"squeeze": ours, "forward": taken(forward=0.1), **memory}
+    common = {"squeeze": ours, **memory}
     networks = {
         "quick": common | {"torch-pruning": taken(build_dependency=0.2, pruner=0.21, step=0.35), "notes": {}},
         "endless": common | {"notes": {"torch-pruning": "not done after 300 s"}},
-        "small": {"squeeze": ours, "forward": taken(forward=0.1), "notes": {}},
+        "small": {"squeeze": ours, "notes": {}},
     }
     found = {"setup": {"threads": 1, "repeats": 3}, "networks": networks, "made": MADE}
     (tmp_path / "trace.json").write_text(json.dumps(found))
