@@ -39,12 +39,12 @@ class Keeping(nn.Module):
         self.order = OrderedDict(a=[1])
         self.empty: dict[str, int] = {}
         self.plain = [self.inner]
-        self.held = torch.ones(2)
+        self.held: Tensor = torch.ones(2)
         self.register_buffer("counted", torch.zeros(2))
-        self.method = self.double
+        self.method = self.twice
         self.register_forward_hook(lambda module, args, out: out + 1)
 
-    def double(self, x: Tensor) -> Tensor:
+    def twice(self, x: Tensor) -> Tensor:
         return 2 * x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,14 +66,18 @@ def test_what_a_copy_keeps_is_its_own() -> None:
     assert (model.sizes, model.order["a"], model.table["a"]) == ([3, [4]], [1], [1])
 
 
+def places(model: Keeping) -> set[int]:
+    """Where its tensors lie in memory."""
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers(), model.held]
+    return {tensor.data_ptr() for tensor in tensors}
+
+
 def test_a_copy_computes_the_same_with_tensors_of_its_own() -> None:
     model, x = Keeping(), torch.ones(2, 1, 3)
-    twin = copied(model)
+    twin: Any = copied(model)
     assert torch.equal(twin(x), model(x))
     assert vars(twin).keys() == vars(copy.deepcopy(model)).keys()
-    tensors = [*model.parameters(), *model.buffers(), model.held]
-    places = {tensor.data_ptr() for tensor in tensors}
-    assert places.isdisjoint(t.data_ptr() for t in [*twin.parameters(), *twin.buffers(), twin.held])  # type: ignore[list-item]
+    assert places(model).isdisjoint(places(twin))
 
 
 def test_modules_that_share_tensors_share_nothing_else() -> None:

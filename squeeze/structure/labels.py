@@ -144,16 +144,16 @@ def spread(layer: Layer, shape: torch.Size) -> Tensor:
 
 def condensed(full: Tensor) -> Tensor:
     """The same labels with size 1 along every dimension that is only expanded: what is left to look at is small."""
-    for dim, stride in enumerate(full.stride()):
-        if stride == 0 and full.shape[dim] > 1:
-            full = full.narrow(dim, 0, 1)
-    return full
+    return full[tuple(slice(1) if stride == 0 else slice(None) for stride in full.stride())]
 
 
 def varying(full: Tensor) -> list[int]:
     """Dimensions along which a label tensor varies: by strides, then by value."""
     small = condensed(full)
     long = [dim for dim in range(small.dim()) if small.shape[dim] > 1]
+    if len(long) == 1:
+        ids = small.numpy()
+        return long if (ids != ids.flat[0]).any() else []
     return [dim for dim in long if not bool((small == small.narrow(dim, 0, 1)).all())]
 
 

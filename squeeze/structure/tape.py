@@ -100,6 +100,8 @@ class Call:
 
     def on(self, labels: Tensor) -> Any:
         """What the op returns for labels in the place of its first operand."""
+        if len(self.tensors) == 1:
+            return self.func(labels, *self.args[1:], **self.kwargs)
         args, kwargs = pytree.tree_map_only(Operand, lambda operand: operand.values, (self.args[1:], self.kwargs))
         return self.func(labels, *args, **kwargs)
 

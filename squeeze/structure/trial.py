@@ -1,5 +1,6 @@
 """The trial: labels cannot see sizes written in the user's code, so every cut is tried on the running model."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from squeeze.errors import PlanError
 from squeeze.structure.couple import PRODUCT
 from squeeze.structure.culprits import Failure, Search
 from squeeze.structure.cuts import first_cut, second_cut
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Choice, Group, Structure
 from squeeze.structure.reference import TOLERANCE, agree, masked, shaken, stirred, swapped
 from squeeze.structure.smaller import shapes_of
 from squeeze.structure.tape import quietly
@@ -56,6 +57,7 @@ class Dense:
         self.reduced = proof is not None
         self.inputs, self.shapes = proof or (inputs, shapes)
         self.whole_inputs, self.whole_shapes = inputs, shapes
+        self.unbroken: set[frozenset[bytes]] = set()
 
     def run(self, model: nn.Module) -> list[Tensor]:
         """The outputs of a model, this one or a smaller one."""
@@ -163,7 +165,9 @@ class Trial:
         first = tuple(first_cut(size, number) for number, size in enumerate(sizes))
         second = tuple(second_cut(gone, number) for number, gone in enumerate(first))
         self._later = (first, second)
-        self._stage = _Stage(dense.model, structure.nothing(), first)
+        self._nothing = structure.nothing()
+        self._stage = _Stage(dense.model, self._nothing, first)
+        self._contents = [_content(group) for group in structure.groups]
         self._cuts: dict[tuple[int, ...], _Cut] = {}
         self._done = _Cut(dense.model)
 
@@ -233,6 +237,17 @@ class Trial:
         return _Cut(smaller, outputs)
 
     def _breaks(self, numbers: Sequence[int]) -> str:
+        """What goes wrong; what went well with the same groups in a round before is not tried again on the way."""
+        groups = frozenset(self._contents[number] for number in numbers)
+        whole, early = len(numbers) == len(self._every), self._stage.before is self._nothing
+        if early and not whole and groups in self.dense.unbroken:
+            return ""
+        problem = self._breaking(numbers)
+        if early and not problem:
+            self.dense.unbroken.add(groups)
+        return problem
+
+    def _breaking(self, numbers: Sequence[int]) -> str:
         cut = self._cut(numbers)
         # A detector's shapes may follow from its numbers: then they are the masked model's.
         if cut.problem == _RESHAPED and (expected := self._expected(numbers)) is not None:
@@ -312,6 +327,12 @@ class Trial:
         if reference is None:
             return cut.problem
         return "" if self.dense.same(self.dense.run(reference), cut.outputs) else _MOVED
+
+
+def _content(group: Group) -> bytes:
+    """The same for groups that cut the same from the model, in whatever round."""
+    axes = [f"{axis.tensor}[{axis.dim}]".encode() + axis.units.tobytes() for axis in group.axes]
+    return hashlib.sha256(b" ".join([repr(group.sizes).encode(), *axes])).digest()
 
 
 def _only(numbers: Sequence[int], units: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
