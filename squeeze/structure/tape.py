@@ -298,10 +298,10 @@ def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
             for buffer, before in buffers:
                 if buffer.shape != before.shape or not torch.equal(buffer, before):
                     buffer.copy_(before)
-        for values, before in held:
-            for name in values.keys() - before.keys():
+        for values, kept in held:
+            for name in values.keys() - kept.keys():
                 del values[name]
-            values.update(before)
+            values.update(kept)
         for module, training in modes.items():
             module.training = training
 
