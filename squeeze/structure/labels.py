@@ -153,7 +153,7 @@ def varying(full: Tensor) -> list[int]:
     long = [dim for dim in range(small.dim()) if small.shape[dim] > 1]
     if len(long) == 1:
         ids = small.numpy()
-        return long if (ids != ids.flat[0]).any() else []
+        return long if ids.size and (ids != ids.flat[0]).any() else []
     return [dim for dim in long if not bool((small == small.narrow(dim, 0, 1)).all())]
 
 
