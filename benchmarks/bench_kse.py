@@ -6,7 +6,6 @@
 import argparse
 import copy
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,20 +126,16 @@ def perform(bench: Bench, row: str) -> dict[str, Any]:
     """Search, cut, re-estimate, fine-tune; the test set is looked at between, and decides nothing."""
     setup, task = bench.setup, bench.task
     by = chosen(bench, row)
-    begin = time.perf_counter()
     small, told = search(bench, by)
-    seconds = {"search": time.perf_counter() - begin}
     model = small.model
     accuracy = {"dense": dense_accuracy(bench), "raw": cifar.accuracy(task, model)}
     squeeze.reestimate_batchnorm(model, task)
     accuracy["cut"] = cifar.accuracy(task, model)
     if setup.epochs:
-        begin = time.perf_counter()
         run = squeeze.Run(bench.folder(row), setup.seed, resume=True, quiet=False)
         teacher, settings = copy.deepcopy(bench.dense).to(setup.device), squeeze.FineTune(epochs=setup.epochs)
         model, _ = squeeze.finetune(model.to(setup.device), teacher, task, settings, (by.objective,), run)
         model = model.cpu().eval()
-        seconds["finetune"] = time.perf_counter() - begin
         accuracy["finetuned"] = cifar.accuracy(task, model)
     counted, before = squeeze.profile(model, task.example_inputs), squeeze.profile(bench.dense, task.example_inputs)
     place = bench.saved("dense", bench.dense, squeeze.Plan())
@@ -155,7 +150,6 @@ def perform(bench: Bench, row: str) -> dict[str, Any]:
         "params": counted.params,
         "bytes": bench.saved(row, model, small.plan).stat().st_size,
         "claims": told.get("finding", {}).get("claims", []),
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "made": circumstances(),
     }
 

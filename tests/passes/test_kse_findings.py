@@ -67,8 +67,8 @@ def test_pictures_show_kernels_of_the_layer_beside_what_stands_for_them(
 
 
 def test_the_outcome_in_words() -> None:
-    assert outcome(np.array([0, 16, 64, 64, 8, 16, 0]), 64) == "2 dropped, 1 × 8 of 64, 2 × 16 of 64, 2 dense"
-    assert outcome(np.array([4, 4]), 4) == "2 dense"
+    assert outcome(np.array([0, 16, 64, 64, 8, 16, 0]), 64) == "of 64: 2 dropped, 1 × 8, 2 × 16, 2 dense"
+    assert outcome(np.array([4, 4]), 4) == "of 4: 2 dense"
 
 
 def test_an_overview_says_what_a_search_finds(finding: Finding) -> None:

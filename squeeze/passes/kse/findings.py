@@ -50,11 +50,11 @@ def judged(layer: Layer, counts: np.ndarray) -> dict[str, Any]:
 
 
 def outcome(counts: np.ndarray, size: int) -> str:
-    """How many maps keep how many kernels: "5 dropped, 12 × 16 of 64, 47 dense"."""
+    """How many maps keep how many kernels: "of 64: 5 dropped, 12 × 16, 47 dense"."""
     found = Counter(counts.tolist())
     told = [f"{found.pop(0)} dropped"] if 0 in found else []
     dense = [f"{found.pop(size)} dense"] if size in found else []
-    return ", ".join([*told, *(f"{found[q]} × {q} of {size}" for q in sorted(found)), *dense])
+    return f"of {size}: " + ", ".join([*told, *(f"{found[q]} × {q}" for q in sorted(found)), *dense])
 
 
 def claims(layers: Sequence[Layer], counts: Counts) -> list[dict[str, Any]]:
