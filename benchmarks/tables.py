@@ -75,7 +75,7 @@ def clustering(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list
     """Accuracy at each stage, cost by the paper's accounting beside the file's bytes, latency."""
     made, dense = results[0]["made"], results[0]
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
-    rows = [["dense", *[""] * 2, percent(dense["accuracy"]["dense"]), *sizes(dense["dense"], dense["dense"])]]
+    rows = [["dense", percent(dense["accuracy"]["dense"]), "", "", *sizes(dense["dense"], dense["dense"])]]
     for found in sorted(results, key=lambda it: (list(KSE_TITLES).index(it["row"]), it["setup"]["epochs"])):
         accuracy, epochs = found["accuracy"], found["setup"]["epochs"]
         tuned = f"{percent(accuracy['finetuned'])} ({epochs} epochs)" if epochs else ""

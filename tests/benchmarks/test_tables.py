@@ -64,7 +64,7 @@ def test_kse_shows_what_the_paper_counts_beside_the_file(tmp_path: Path) -> None
     lines = tables.tables(tmp_path).splitlines()
     assert "### KSE on ResNet-20, CIFAR-10" in lines
     costs = "20.0 M, 2.00× | 150.0 k, 1.80× | 645.0 kB, 1.69× |"
-    assert "| dense |  |  | 91.73 % | 40.0 M | 270.0 k | 1090.0 kB |" in lines
+    assert "| dense | 91.73 % |  |  | 40.0 M | 270.0 k | 1090.0 kB |" in lines
     assert f"| KSE, G = 4, T = 0 | 30.00 % | 60.00 % |  | {costs}" in lines
     assert f"| KSE, G = 4, T = 0 | 30.00 % | 60.00 % | 90.00 % (2 epochs) | {costs}" in lines
     assert "| KSE, G = 4, T = 0 | 1.5 (1–4), 2.00× |" in lines
