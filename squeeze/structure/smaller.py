@@ -17,7 +17,7 @@ from squeeze.task import Inputs, tensors_of
 
 _SMALL, _STEP = 64, 32
 """Positions along a dimension that stay at least, and what their number stays a multiple of."""
-_WORTH = 2 * 10**9
+_WORTH = 10**10
 """Multiply-accumulates of a run from which another, shorter one saves more than it costs."""
 
 
