@@ -11,7 +11,7 @@ INSTALLED       := $(VENV)/.installed
 INSTALLED_DEV   := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: help install demo test check-slow lint format bench bench-gal bench-kse bench-trace bench-latency zoo bench-kernel clean
+.PHONY: help install demo test check-slow lint format bench bench-gal bench-kse bench-trace bench-latency zoo bench-kernel bench-kse-latency clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -73,6 +73,9 @@ zoo: $(INSTALLED_DEV)  ## the law on some two hundred architectures, and a table
 
 bench-kernel: $(INSTALLED_BENCH)  ## clustered convolutions on the native kernel beside PyTorch and ONNX Runtime
 	$(BIN)/python -m benchmarks.bench_kernel
+
+bench-kse-latency: $(INSTALLED_BENCH)  ## whole networks after KSE beside PyTorch and ONNX Runtime
+	$(BIN)/python -m benchmarks.bench_kse_latency
 
 bench-trace: $(INSTALLED_BENCH)  ## seconds and memory of trace and rewrite, beside Torch-Pruning (on a quiet machine)
 	$(BIN)/python -m benchmarks.bench_trace

@@ -45,7 +45,8 @@ def tables(folder: Path) -> str:
             place = folder / f"kse-{network}-latency.json"
             timed = json.loads(place.read_text()) if place.exists() else {"rows": []}
             sections.append("\n\n".join([f"### KSE on {title}, CIFAR-10", *clustering(results, timed)]))
-    for name, show in (("trace", tracing), ("latency", speed)):
+    shows = (("trace", tracing), ("latency", speed), ("kernel", kernel), ("kse-latency", networks))
+    for name, show in shows:
         if (place := folder / f"{name}.json").exists():
             sections.append("\n\n".join(show(json.loads(place.read_text()))))
     return "\n\n".join(sections) or "No results yet."
@@ -174,6 +175,60 @@ def speed(found: dict[str, Any]) -> list[str]:
         f"{setup['repeats']} in ms. {found['made']['machine']}."
     )
     return ["### What half of the MACs buys", about, table(["", "MACs left", *BACKENDS.values()], rows)]
+
+
+def kernel(found: dict[str, Any]) -> list[str]:
+    """One table for each number of threads: what the dense convolution takes, and how much faster the clustered is."""
+    parts = ["### Clustered 3×3 convolutions on the native kernel"]
+    names = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "torch_channels_last": "PyTorch, channels last"}
+    for threads in dict.fromkeys(row["threads"] for row in found["rows"]):
+        by_shape: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
+        for row in found["rows"]:
+            if row["threads"] == threads:
+                by_shape.setdefault((row["channels"], row["size"]), {})[row["ratio"]] = row
+        ratios = sorted({ratio for rows in by_shape.values() for ratio in rows})
+        lines = []
+        for (channels, size), rows in by_shape.items():
+            dense = next(iter(rows.values()))["ms"]
+            cells = [f"{channels} channels, {size}×{size}", *(f"{dense[name][1]:.3g}" for name in names)]
+            lines.append([*cells, *(gained(rows[ratio]) if ratio in rows else "" for ratio in ratios)])
+        header = [threads_of(threads), *(f"{name}, ms" for name in names.values())]
+        parts.append(table([*header, *(f"squeeze, N/{ratio}" for ratio in ratios)], lines))
+    about = (
+        "Batch 1, all ways in turn, medians; the times are those of the dense convolution, and behind squeeze's is how "
+        f"much faster it is than ONNX Runtime. {found['made']['machine']}."
+    )
+    return [parts[0], about, *parts[1:]]
+
+
+def gained(row: dict[str, Any]) -> str:
+    """A clustered layer: its time, the speed-up over ONNX Runtime, and whether it was left dense."""
+    ms = {name: quartiles[1] for name, quartiles in row["ms"].items()}
+    kept = "" if row["way"].startswith("native") else ", kept dense"
+    return f"{ms['clustered']:.3g}, {ms['onnxruntime'] / ms['clustered']:.2f}×{kept}"
+
+
+def networks(found: dict[str, Any]) -> list[str]:
+    """Whole networks after KSE: measured beside theoretical speed-up."""
+    rows = []
+    for name, network in found["networks"].items():
+        macs = network["macs"]
+        for row in network["rows"]:
+            ms = {side: row[side]["median"] for side in ("torch", "onnxruntime", "clustered")}
+            ways = ", ".join(f"{count} {way}" for way, count in row["ways"].items())
+            gains = [f"{ms[side] / ms['clustered']:.2f}×" for side in ("torch", "onnxruntime")]
+            times = [f"{time:.3g}" for time in ms.values()]
+            rows.append(
+                [f"{name}, batch {row['batch']}", f"{macs['before'] / macs['paper']:.2f}×", *gains, *times, ways]
+            )
+    setup = found["setup"]
+    about = (
+        f"KSE with G = {setup['G']}, T = {setup['T']:g} on random weights, {threads_of(setup['threads'])}, all in "
+        f"turn, median of {setup['repeats']} in ms. The paper counts the MACs of centroids only. {found['made']['machine']}."
+    )
+    header = ["", "speed-up by the paper", "measured over PyTorch", "over ONNX Runtime"]
+    header += ["PyTorch", "ONNX Runtime", "squeeze", "clustered layers"]
+    return ["### Whole networks after KSE", about, table(header, rows)]
 
 
 def timing(row: dict[str, Any], dense: dict[str, Any]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from squeeze.modes import in_eval_mode
+from squeeze.nn import HasWays
 from squeeze.onnx_session import feed, open_session
 from squeeze.task import Inputs, call, check_inputs, tensors_of
 
@@ -106,6 +107,30 @@ def compare(
         backend, device = ("onnxruntime", "cpu") if isinstance(candidate, Path) else ("pytorch", _device(candidate))
         q1, median, q3 = quartiles
         found[name] = Latency(median, q1, q3, repeats, used, batch, backend, device)
+    return found
+
+
+def ways(model: nn.Module, example_inputs: Inputs) -> dict[str, str]:
+    """How each layer that can be computed in several ways is computed for these inputs, in eval mode, by its name.
+
+    A layer that has not yet met this shape measures its ways; after `latency` on the same inputs, this is what ran.
+    """
+    found: dict[str, str] = {}
+
+    def ask(name: str, layer: HasWays, x: Tensor) -> None:
+        found.setdefault(name, layer.way(x))
+
+    asked = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, HasWays)]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, x, name=name, layer=layer: ask(name, layer, *x))
+        for name, layer in asked
+    ]
+    try:
+        with in_eval_mode([model]), torch.no_grad():
+            call(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     return found
 
 

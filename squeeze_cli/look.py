@@ -67,7 +67,8 @@ def methods(as_json: bool) -> None:
 def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None:
     """Show MACs, parameters and bytes of MODEL by layer, and its measured latency.
 
-    One multiply-accumulate is one MAC, or two FLOPs.
+    One multiply-accumulate is one MAC, or two FLOPs. A layer with clustered kernels is computed by the native kernel
+    where that was measured to be faster than the dense convolution; with the latency comes which layers are.
 
     \b
     Examples:
@@ -75,17 +76,20 @@ def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None
       squeeze profile runs/demo/model.safetensors --threads 1 --json
     """
     import squeeze
+    from squeeze.latency import ways
     from squeeze.parity import with_batch
     from squeeze_cli import tables
     from squeeze_cli.opening import opened
 
     target = opened(source)
     counted = squeeze.profile(target.model, target.task.example_inputs)
-    timed = None if no_latency else squeeze.latency(target.model, with_batch(target.task.example_inputs, batch))
+    inputs = with_batch(target.task.example_inputs, batch)
+    timed = None if no_latency else squeeze.latency(target.model, inputs)
+    chosen = {} if no_latency else ways(target.model, inputs)
     if as_json:
-        click.echo(json.dumps(tables.profile_dict(counted, timed), indent=1))
+        click.echo(json.dumps(tables.profile_dict(counted, timed, chosen), indent=1))
     else:
-        tables.show(*tables.profile_tables(counted, timed))
+        tables.show(*tables.profile_tables(counted, timed, chosen))
 
 
 @click.command("eval")

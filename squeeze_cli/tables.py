@@ -204,14 +204,20 @@ def _summary(found: type[Any]) -> str:
     return re.split(r"\n\s*\n", (found.__doc__ or "").strip())[0].replace("\n", " ")
 
 
-def profile_dict(counted: Profile, timed: Latency | None) -> dict[str, Any]:
-    """A profile, with its latency if it was measured, as JSON values."""
-    return counted.to_dict() | ({"latency": timed.to_dict()} if timed else {})
+def profile_dict(counted: Profile, timed: Latency | None, ways: Mapping[str, str]) -> dict[str, Any]:
+    """A profile, with its latency and the ways of its layers if they were measured, as JSON values."""
+    return counted.to_dict() | ({"latency": timed.to_dict(), "ways": dict(ways)} if timed else {})
 
 
-def profile_tables(counted: Profile, timed: Latency | None) -> list[RenderableType]:
+def profile_tables(counted: Profile, timed: Latency | None, ways: Mapping[str, str]) -> list[RenderableType]:
     """A profile for people."""
-    return [counted.table(), *([f"Latency: {timed}"] if timed else [])]
+    tables: list[RenderableType] = [counted.table(), *([f"Latency: {timed}"] if timed else [])]
+    if ways:
+        table = Table("layer", "way", title="How clustered layers are computed")
+        for name, way in ways.items():
+            table.add_row(name or "(model)", way)
+        tables.append(table)
+    return tables
 
 
 def plan_line(chosen: Any, folder: Path) -> str:

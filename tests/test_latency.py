@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from squeeze.errors import InputError
-from squeeze.latency import Latency, compare, latency, measure
+from squeeze.latency import Latency, compare, latency, measure, ways
 
 
 class FakeClock:
@@ -160,3 +160,18 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 def test_numbers_that_cannot_be(setting: str) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be at least 1, got 0"):
         compare({"a": nn.Identity()}, torch.zeros(1), **{setting: 0})
+
+
+class Chooses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :2]
+
+    def way(self, x: Tensor) -> str:
+        return f"for {tuple(x.shape)}, {'training' if self.training else 'eval'}"
+
+
+def test_layers_are_asked_their_way_for_what_reaches_them_in_eval_mode() -> None:
+    model = nn.Sequential(Chooses(), nn.ReLU(), nn.Sequential(Chooses())).train()
+    assert ways(model, torch.zeros(3, 4)) == {"0": "for (3, 4), eval", "2.0": "for (3, 2), eval"}
+    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+    assert ways(nn.ReLU(), torch.zeros(3)) == {}

@@ -1,9 +1,10 @@
 """Which way a clustered convolution is computed: by the native kernel where that was measured to be faster."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,6 @@ from squeeze.kernels.packing import Packed, fits, packed
 
 ROUNDS = 5
 """How often each way is timed, in turn, before one is chosen."""
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,12 @@ class Prepared:
     operands: ClusteredOperands
     state: tuple[int, ...]
     native: Code | None
-    faster: dict[tuple[Shape, int], bool] = field(default_factory=dict)
+    faster: dict[tuple[torch.Size, int], bool] = field(default_factory=dict)
+
+    @property
+    def code_name(self) -> str:
+        """Of the native code, or ""."""
+        return "" if self.native is None else self.native.name
 
     @cached_property
     def packed(self) -> Packed:
@@ -48,19 +52,19 @@ class Prepared:
 
     def convolve(self, x: Tensor) -> Tensor:
         """Whichever way is faster for this shape and this number of threads; the first call of a shape measures."""
-        if self.native is not None and x.numel() and self.choice(x):
+        if self.native is not None and x.dtype is torch.float32 and x.is_cpu and x.numel() and self.choice(x):
             return self.packed.run(x, torch.get_num_threads())
         return self.operands.convolve(x, self.weight)
 
     def choice(self, x: Tensor) -> bool:
         """Whether the native kernel is faster; there must be one."""
-        threads = torch.get_num_threads()
-        key = (tuple(x.shape), threads)
-        if key not in self.faster:
-            self.faster[key] = faster(
-                lambda: self.packed.run(x, threads), lambda: self.operands.convolve(x, self.weight)
+        key = (x.shape, torch.get_num_threads())
+        found = self.faster.get(key)
+        if found is None:
+            found = self.faster[key] = faster(
+                lambda: self.packed.run(x, key[1]), lambda: self.operands.convolve(x, self.weight)
             )
-        return self.faster[key]
+        return found
 
 
 def faster(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> bool:
@@ -75,6 +79,27 @@ def faster(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> bool:
     return best[0] < best[1]
 
 
+class Kept:
+    """A convolution that its module keeps prepared while its tensors do not change; not copied with the module."""
+
+    def __init__(self) -> None:
+        self._prepared: Prepared | None = None
+
+    def __deepcopy__(self, memo: Any) -> "Kept":
+        return Kept()
+
+    def __reduce__(self) -> Any:
+        return Kept, ()
+
+    def get(self, operands: Callable[[], ClusteredOperands], tensors: Iterable[Tensor | None]) -> Prepared | None:
+        """The convolution, prepared anew if a tensor has changed; None if tensors do not say when they change."""
+        state = _state(tensors)
+        found = self._prepared
+        if found is None or found.state != state:
+            found = self._prepared = _prepared(operands(), state) if state else None
+        return found
+
+
 class Cache:
     """Prepared convolutions, as long as their centroids live and do not change."""
 
@@ -86,15 +111,25 @@ class Cache:
 
     def get(self, operands: ClusteredOperands) -> Prepared:
         """The convolution, prepared anew if a tensor of it has changed."""
-        tensors = [t for t in (operands.centroids, operands.index, operands.reads, operands.bias) if t is not None]
-        if any(t.is_inference() for t in tensors):  # they do not say when they change
+        state = _state((operands.centroids, operands.index, operands.reads, operands.bias))
+        if not state:
             return Prepared(_held(operands), (), None)
-        state = tuple(number for t in tensors for number in (t.data_ptr(), t._version))
         found = self._known.get(operands.centroids)
         if found is None or found.state != state:
-            found = Prepared(_held(operands), state, None if fits(operands) else code())
-            self._known[operands.centroids] = found
+            found = self._known[operands.centroids] = _prepared(operands, state)
         return found
+
+
+def _state(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
+    """Numbers that differ when a tensor was replaced or changed; none for tensors made in inference mode."""
+    try:
+        return tuple([number for t in tensors if t is not None for number in (t.data_ptr(), t._version)])
+    except RuntimeError:
+        return ()
+
+
+def _prepared(operands: ClusteredOperands, state: tuple[int, ...]) -> Prepared:
+    return Prepared(_held(operands), state, None if fits(operands) else code())
 
 
 def _held(operands: ClusteredOperands) -> ClusteredOperands:

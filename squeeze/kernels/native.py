@@ -18,6 +18,7 @@ class Layer(ctypes.Structure):
         ("kernel", _INT),
         ("stride", _INT),
         ("padding", _INT),
+        ("vectors", _INT),
         ("clustered", _INT),
         ("channel", _POINTER),
         ("count", _POINTER),
@@ -26,6 +27,7 @@ class Layer(ctypes.Structure):
         ("offsets", _POINTER),
         ("chunks", _INT),
         ("chunk", _POINTER),
+        ("rows", _INT),
         ("dense", _INT),
         ("dense_channel", _POINTER),
         ("dense_weight", _POINTER),
@@ -55,20 +57,19 @@ class Code:
 
     Attributes:
         name: "avx512", "avx2", "neon" or "portable".
-        lanes: Floats in a vector.
-        z_bytes: How much of Z is kept in the first-level cache.
+        vector_bytes: Of one vector.
+        cache_bytes: Of the first-level cache that are counted on.
     """
 
     name: str
-    lanes: int
-    z_bytes: int
-    _library: Any
+    vector_bytes: int
+    cache_bytes: int
+    _name: bytes
+    _run: Any
 
     def run(self, layer: Layer, call: Call, threads: int) -> None:
         """One layer on one batch; the GIL is free meanwhile."""
-        status = self._library.squeeze_clustered_conv2d(
-            self.name.encode(), ctypes.byref(layer), ctypes.byref(call), _INT(threads)
-        )
+        status = self._run(self._name, ctypes.byref(layer), ctypes.byref(call), threads)
         if status:
             raise RuntimeError(f"kernel {self.name}: must run on this processor, got status {status}")
 
@@ -79,9 +80,9 @@ def code(name: str = "") -> Code | None:
     library = _library()
     if library is None:
         return None
-    lanes, z_bytes = _INT(), _INT()
-    found = library.squeeze_clustered_code(name.encode(), ctypes.byref(lanes), ctypes.byref(z_bytes))
-    return Code(found.decode(), lanes.value, z_bytes.value, library) if found else None
+    vector, cached = _INT(), _INT()
+    found = library.squeeze_clustered_code(name.encode(), ctypes.byref(vector), ctypes.byref(cached))
+    return Code(found.decode(), vector.value, cached.value, found, library.squeeze_clustered_conv2d) if found else None
 
 
 @cache
@@ -94,4 +95,5 @@ def _library() -> Any:
     except OSError:  # built for another machine: as good as none
         return None
     library.squeeze_clustered_code.restype = ctypes.c_char_p
+    library.squeeze_clustered_conv2d.argtypes = [ctypes.c_char_p, _POINTER, _POINTER, _INT]
     return library

@@ -1,6 +1,6 @@
 """From a clustered convolution to the arrays that the kernel reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,6 +8,11 @@ from torch import Tensor
 
 from squeeze.kernels.native import Call, Code, Layer
 from squeeze.kernels.operands import ClusteredOperands
+
+MOST = 4095
+"""Clusters of a channel: rows of Z are numbered in 16 bits, in units of 8 bytes."""
+ENOUGH = 5
+"""Channels that one chunk should hold at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,7 @@ class Packed:
         kernel: K.
         stride: In both directions.
         padding: On all sides.
+        known: For each shape of input that of the output, and what the kernel is told.
     """
 
     code: Code
@@ -37,20 +43,29 @@ class Packed:
     kernel: int
     stride: int
     padding: int
+    known: dict[torch.Size, tuple[tuple[int, ...], Call]] = field(default_factory=dict)
 
     def run(self, x: Tensor, threads: int) -> Tensor:
         """(batch, C, H, W) float32 on the CPU to (batch, outputs, H', W')."""
         x = x.contiguous()
-        batch, channels, height, width = x.shape
-        tall, wide = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in (height, width))
-        y = x.new_empty(batch, self.outputs, tall, wide)
-        plane = tall * wide
-        to = y.data_ptr()
+        found = self.known.get(x.shape)
+        if found is None:
+            found = self.known[x.shape] = self._call(x.shape)
+        shape, call = found
+        call, y = Call.from_buffer_copy(call), x.new_empty(shape)
+        call.input, to = x.data_ptr(), y.data_ptr()
         for group in self.groups:
-            geometry = (batch, height, width, tall, wide, channels * height * width, self.outputs * plane)
-            self.code.run(group.layer, Call(x.data_ptr(), to, *geometry), threads)
-            to += 4 * group.layer.outputs * plane
+            call.output = to
+            self.code.run(group.layer, call, threads)
+            to += 4 * group.layer.outputs * shape[2] * shape[3]
         return y
+
+    def _call(self, shape: torch.Size) -> tuple[tuple[int, ...], Call]:
+        """The shape of the output, and the call without its tensors."""
+        batch, channels, height, width = shape
+        tall, wide = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in (height, width))
+        images = (channels * height * width, self.outputs * tall * wide)
+        return (batch, self.outputs, tall, wide), Call(0, 0, batch, height, width, tall, wide, *images)
 
 
 def fits(operands: ClusteredOperands) -> str:
@@ -62,6 +77,8 @@ def fits(operands: ClusteredOperands) -> str:
         return "its kernels are not square, of an odd size up to 15"
     if stride[0] != stride[1] or stride[0] > 2 or operands.dilation != (1, 1):
         return "its stride is not 1 or 2, or it is dilated"
+    if max((q for q in operands.clusters if q < operands.index.shape[2]), default=0) > MOST:
+        return f"an input channel has more than {MOST} clusters"
     if padding[0] != padding[1] or not kernel[0] // 2 <= padding[0] < kernel[0]:
         return "its padding leaves out rows at the border"
     return ""
@@ -75,17 +92,22 @@ def packed(operands: ClusteredOperands, code: Code) -> Packed:
     made = []
     for g in range(groups):
         layer = Layer(outputs=outputs, kernel=kernel, stride=stride, padding=padding)
-        arrays = _arrays(operands, g, reads[g * width : (g + 1) * width], code)
+        layer.vectors, arrays = _arrays(operands, g, reads[g * width : (g + 1) * width], code)
         for name, array in arrays.items():
             setattr(layer, name, array.ctypes.data)
         layer.clustered, layer.dense = len(arrays["channel"]), len(arrays["dense_channel"])
         layer.chunks = len(arrays["chunk"]) - 1
+        counted = np.append(arrays["count"].cumsum(), 0)  # the last is read for a chunk that begins at 0
+        layer.rows = int(np.diff(counted[arrays["chunk"] - 1]).max(initial=0))
         made.append(Group(layer, tuple(arrays.values())))
     return Packed(code, tuple(made), groups * outputs, kernel, stride, padding)
 
 
-def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code: Code) -> dict[str, np.ndarray]:
-    """What `Layer` points into, by the names of its fields."""
+_Arrays = tuple[int, dict[str, np.ndarray]]
+
+
+def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code: Code) -> _Arrays:
+    """The vectors of a tile, and what `Layer` points into, by the names of its fields."""
     table, index = operands.centroids.detach().flatten(1).numpy(), operands.index[group].numpy()
     clusters = np.array(operands.clusters, dtype=np.int64)
     begins, counts = (clusters.cumsum() - clusters)[channels], clusters[channels]
@@ -94,9 +116,9 @@ def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code:
     # Channels with equally many centroids lie side by side: the kernel takes them in one go.
     clustered = clustered[np.argsort(-counts[clustered], kind="stable")]
     sizes, begin = counts[clustered], begins[clustered]
-    row = 2 * code.lanes * 4
-    chunk, above = _chunks(sizes, max(1, code.z_bytes // row))
-    offsets = (index[clustered] - begin[:, None] + above[:, None]) * (row // 8)
+    vectors, rows = _tile(sizes, outputs, code)
+    chunk, above = _chunks(sizes, rows)
+    offsets = (index[clustered] - begin[:, None] + above[:, None]) * (vectors * code.vector_bytes // 8)
     arrays = {
         "channel": channels[clustered].astype(np.int32),
         "count": sizes.astype(np.int32),
@@ -111,7 +133,21 @@ def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code:
     if operands.bias is not None:
         bias = operands.bias.detach().numpy()[group * outputs : (group + 1) * outputs]
         arrays["bias"] = np.ascontiguousarray(bias, dtype=np.float32)
-    return arrays
+    return vectors, arrays
+
+
+def _tile(counts: np.ndarray, outputs: int, code: Code) -> tuple[int, int]:
+    """How many vectors a tile has, and how many rows of Z stay in the first-level cache beside the sums of all outputs.
+
+    Two vectors halve the offsets that are read for each, unless so few channels fit into the cache that the sums are
+    taken up and put down again for nearly every one.
+    """
+    for vectors in (2, 1):
+        row = vectors * code.vector_bytes
+        rows = max(code.cache_bytes - outputs * row, code.cache_bytes // 2) // row
+        if vectors == 1 or rows >= ENOUGH * counts.sum() / max(len(counts), 1):
+            break
+    return vectors, rows
 
 
 def _chunks(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

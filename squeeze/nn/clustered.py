@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from squeeze.clustering import kmeans
 from squeeze.errors import InputError
-from squeeze.kernels import ClusteredOperands, clustered_conv2d, way
+from squeeze.kernels import ClusteredOperands, Kept, clustered_conv2d, way
 from squeeze.kernels.operands import expanded
 from squeeze.nn.duties import Macs
 from squeeze.nn.packing import LARGEST, code_bytes, decode, fault, pack, padded, unpack, widths
@@ -55,6 +56,7 @@ class ClusteredConv2d(nn.Module):
             weight.new_empty(sum(self.clusters), *self.kernel_size), requires_grad=weight.requires_grad
         )
         self.bias = like.bias
+        self._kept = Kept()
         counts = torch.tensor(self.clusters, dtype=torch.int32, device=weight.device)
         self.register_buffer("counts", counts, persistent=False)
         self.register_buffer("codes", weight.new_empty(code_bytes(self.clusters, self.size), dtype=torch.uint8))
@@ -103,7 +105,7 @@ class ClusteredConv2d(nn.Module):
         """(batch, in_channels, H, W) to (batch, out_channels, H', W'); without the batch, too."""
         x, padding = self._padded_by_mode(x)
         if not (self.training or torch.is_grad_enabled() or isinstance(padding, str) or x.dim() != 4):
-            found = clustered_conv2d(x, self.operands(padding))
+            found = clustered_conv2d(x, partial(self.operands, padding), self._kept, *self._changing())
             if found is not None:
                 return found
         if not self._reads_all:
@@ -117,7 +119,10 @@ class ClusteredConv2d(nn.Module):
         x, padding = self._padded_by_mode(x)
         if isinstance(padding, str) or x.dim() != 4:
             return "dense: the padding is given by a word, or there is no batch"
-        return way(x, self.operands(padding))
+        return way(x, partial(self.operands, padding), self._kept, *self._changing())
+
+    def _changing(self) -> tuple[Tensor | None, ...]:
+        return self.centroids, self.index, self.bias
 
     def operands(self, padding: tuple[int, ...]) -> ClusteredOperands:
         """What a native kernel takes."""

@@ -36,6 +36,14 @@ class HasOnnxForm(Protocol):
         """A module that computes the same, in standard operators; shares the tensors."""
 
 
+@runtime_checkable
+class HasWays(Protocol):
+    """A module that is computed in one of several ways, which it chooses itself."""
+
+    def way(self, x: torch.Tensor) -> str:
+        """How such an input is computed in eval mode without gradients, and why."""
+
+
 def in_onnx_form(model: nn.Module) -> nn.Module:
     """The model, in which modules that have another form for ONNX are replaced by it; changes the model."""
     forms: dict[nn.Module | None, nn.Module] = {

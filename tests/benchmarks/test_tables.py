@@ -112,3 +112,18 @@ def test_speed_is_compared_with_the_macs_that_were_saved(tmp_path: Path) -> None
     (tmp_path / "latency.json").write_text(json.dumps({"setup": setup, "networks": {"net": row}, "made": MADE}))
     cell = "100 → 62.5, 1.60×, ratio 0.80"
     assert f"| net | 50.0% | {cell} | {cell} |" in tables.tables(tmp_path).splitlines()
+
+
+def test_kernel_and_networks_stand_beside_what_they_are_compared_with(tmp_path: Path) -> None:
+    ms = {"clustered": [1.0, 2.0, 3.0], "torch": [7, 8, 9], "torch_channels_last": [5, 6, 7], "onnxruntime": [4, 5, 6]}
+    layer = {"channels": 64, "size": 14, "threads": 1, "ms": ms}
+    rows = [{**layer, "ratio": 4, "way": "native: avx2"}, {**layer, "ratio": 8, "way": "dense: measured to be faster"}]
+    (tmp_path / "kernel.json").write_text(json.dumps({"rows": rows, "made": MADE}))
+    times = {side: {"median": median} for side, median in (("torch", 9.0), ("onnxruntime", 6.0), ("clustered", 3.0))}
+    network = {"macs": {"before": 80, "after": 70, "paper": 20}, "rows": [{"batch": 1, "ways": {"native": 5}, **times}]}
+    setup = {"G": 4, "T": 1.0, "threads": 1, "repeats": 30}
+    content = {"setup": setup, "networks": {"VGG-16": network}, "made": MADE}
+    (tmp_path / "kse-latency.json").write_text(json.dumps(content))
+    lines = tables.tables(tmp_path).splitlines()
+    assert "| 64 channels, 14×14 | 5 | 8 | 6 | 2, 2.50× | 2, 2.50×, kept dense |" in lines
+    assert "| VGG-16, batch 1 | 4.00× | 3.00× | 2.00× | 9 | 6 | 3 | 5 native |" in lines

@@ -20,6 +20,14 @@ def small(channels: int = 1) -> nn.Module:
     )
 
 
+def clustered() -> nn.Module:
+    from squeeze.nn import ClusteredConv2d
+
+    net = small()
+    net[3] = ClusteredConv2d(net[3], [4] * 16)
+    return net
+
+
 def colour() -> nn.Module:
     return small(3)
 

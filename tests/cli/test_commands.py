@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from squeeze import load
 from squeeze.errors import ExportError
+from squeeze.kernels import choice
 from squeeze_cli.main import cli
 from tests.cli import networks
 from tests.cli.conftest import Command
@@ -98,6 +99,20 @@ def test_profile_counts_and_measures(squeeze: Command) -> None:
     assert told["macs"] == 64 * 16 * 9 + 64 * 16 * 16 * 9 + 160
     assert told["latency"]["batch"] == 2
     assert "total" in squeeze("profile", *SMALL, "--no-latency").stdout
+
+
+def test_profile_says_how_clustered_layers_are_computed(
+    squeeze: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(networks.clustered().state_dict(), folder / "clustered.pt")
+    arguments = ("profile", "clustered.pt", "--arch", "networks.py:clustered", "--input-shape", "1,8,8")
+    for answer, word in ((True, "native"), (False, "dense: measured to be faster")):
+        monkeypatch.setattr(choice, "faster", lambda one, other, answer=answer: answer)
+        told = json.loads(squeeze(*arguments, "--json").stdout)
+        assert list(told["ways"]) == ["3"]
+        assert told["ways"]["3"].startswith(word)
+        assert word in squeeze(*arguments).stdout
+    assert "ways" not in json.loads(squeeze(*arguments, "--no-latency", "--json").stdout)
 
 
 def test_eval_gives_the_share_of_right_answers(squeeze: Command, run: Path) -> None:

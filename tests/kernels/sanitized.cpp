@@ -25,15 +25,15 @@ static const T* exactly(std::vector<std::unique_ptr<T[]>>& kept, const std::vect
     return kept.back().get();
 }
 
-static double one_layer(const char* name, int64_t lanes, int64_t z_bytes) {
+static double one_layer(const char* name, int64_t vector_bytes, int64_t z_bytes) {
     const int64_t N = any(1, 40), C = any(1, 12), K = 2 * any(0, 2) + 1, s = any(1, 2), p = any(K / 2, K - 1);
-    const int64_t images = any(1, 2), H = any(1, 30), W = any(1, 30), threads = any(1, 3);
-    const int64_t oh = (H + 2 * p - K) / s + 1, ow = (W + 2 * p - K) / s + 1, row = 2 * lanes * 4;
+    const int64_t images = any(1, 2), H = any(1, 30), W = any(1, 30), threads = any(1, 3), vectors = any(1, 2);
+    const int64_t oh = (H + 2 * p - K) / s + 1, ow = (W + 2 * p - K) / s + 1, row = vectors * vector_bytes;
     std::vector<int32_t> channel, count, chunk{0}, dense_channel;
     std::vector<int64_t> start;
     std::vector<float> centroids, dense_weight, bias, weight(N * C * K * K);
     std::vector<uint16_t> offsets;
-    int64_t rows = 0;
+    int64_t rows = 0, most = 0;
     for (int64_t c = 0; c < C; ++c) {
         const int64_t kind = any(0, 3), q = any(1, 30);
         if (kind == 0) continue;
@@ -54,6 +54,7 @@ static double one_layer(const char* name, int64_t lanes, int64_t z_bytes) {
             for (int64_t t = 0; t < K * K; ++t) weight[(n * C + c) * K * K + t] = centroids[start.back() + t * q + k];
         }
         rows += q;
+        most = std::max(most, rows);
     }
     if (!channel.empty()) chunk.push_back(channel.size());
     for (int i = 0; i < 4; ++i) offsets.push_back(0);
@@ -62,9 +63,9 @@ static double one_layer(const char* name, int64_t lanes, int64_t z_bytes) {
     std::vector<std::unique_ptr<int64_t[]>> longs;
     std::vector<std::unique_ptr<float[]>> floats;
     std::vector<std::unique_ptr<uint16_t[]>> shorts;
-    const squeeze::Layer layer{N, K, s, p, (int64_t)channel.size(), exactly(ints, channel), exactly(ints, count),
+    const squeeze::Layer layer{N, K, s, p, vectors, (int64_t)channel.size(), exactly(ints, channel), exactly(ints, count),
                                exactly(longs, start), exactly(floats, centroids), exactly(shorts, offsets),
-                               (int64_t)chunk.size() - 1, exactly(ints, chunk), (int64_t)dense_channel.size(),
+                               (int64_t)chunk.size() - 1, exactly(ints, chunk), most, (int64_t)dense_channel.size(),
                                exactly(ints, dense_channel), exactly(floats, dense_weight), exactly(floats, bias)};
     std::vector<float> values(images * C * H * W);
     for (float& v : values) v = number();
@@ -92,10 +93,10 @@ static double one_layer(const char* name, int64_t lanes, int64_t z_bytes) {
 int main(int, char** arguments) {
     const int layers = std::atoi(arguments[1]);
     for (const char* name : {"avx512", "avx2", "neon", "portable"}) {
-        int64_t lanes = 0, z_bytes = 0;
-        if (!squeeze_clustered_code(name, &lanes, &z_bytes)) continue;
+        int64_t vector_bytes = 0, cache_bytes = 0;
+        if (!squeeze_clustered_code(name, &vector_bytes, &cache_bytes)) continue;
         double worst = 0;
-        for (int i = 0; i < layers; ++i) worst = std::max(worst, one_layer(name, lanes, i % 2 ? z_bytes : 1024));
+        for (int i = 0; i < layers; ++i) worst = std::max(worst, one_layer(name, vector_bytes, i % 2 ? cache_bytes : 1024));
         std::printf("%s %g\n", name, worst);
         if (!(worst < 1e-3)) return 1;
     }

@@ -86,10 +86,35 @@ def test_input_of_any_layout() -> None:
         assert torch.equal(ready.run(other, 1), ready.run(x, 1))
 
 
+@pytest.mark.parametrize("name", CODES)
+def test_many_clusters_in_many_outputs_and_few_in_few(name: str) -> None:
+    """Tiles of one vector, and of two."""
+    made = [packed(random_operands(shape, seed=4), native.code(name)) for shape in ((8, 260, 250), (8, 20, 3))]
+    assert [group.layer.vectors for ready in made for group in ready.groups] == [1, 2]
+    for ready, shape in zip(made, ((8, 260, 250), (8, 20, 3)), strict=True):
+        x = torch.randn(1, 8, 9, 9)
+        assert close(ready.run(x, 1), expected(x, random_operands(shape, seed=4)))
+
+
+def test_a_processor_without_the_instructions_is_refused() -> None:
+    ready = packed(random_operands(), native.code())
+    lacking = replace(ready, code=replace(ready.code, name="avx1024", _name=b"avx1024"))
+    with pytest.raises(RuntimeError, match="avx1024"):
+        lacking.run(torch.randn(1, 16, 8, 8), 1)
+
+
+def test_no_threads_are_one_and_nothing_is_computed_of_nothing() -> None:
+    operands = random_operands()
+    ready, x = packed(operands, native.code()), torch.randn(2, 16, 9, 10)
+    assert torch.equal(ready.run(x, 0), ready.run(x, 1)) and torch.equal(ready.run(x, -1), ready.run(x, 1))
+    assert ready.run(x[:0], 2).shape == (0, 24, 9, 10)
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"dilation": (2, 2)}, "dilated"),
+        ({"clusters": (5000,), "index": torch.zeros(1, 1, 6000, dtype=torch.int32)}, "more than 4095"),
         ({"stride": (1, 2)}, "stride"),
         ({"stride": (3, 3)}, "stride"),
         ({"padding": (0, 0)}, "padding"),

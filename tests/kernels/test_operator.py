@@ -1,5 +1,6 @@
 """The operator of PyTorch: values, gradients, caching, and which way it takes."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from squeeze.kernels import choice, clustered_conv2d, native, operator, way
-from squeeze.kernels.choice import Cache
+import squeeze.kernels
+from squeeze.kernels import ClusteredOperands, choice, native, operator
+from squeeze.kernels.choice import Cache, Kept
 from tests.kernels.convolutions import random_operands
+
+
+def clustered_conv2d(x: Tensor, operands: ClusteredOperands, kept: Kept | None = None) -> Tensor | None:
+    return squeeze.kernels.clustered_conv2d(x, lambda: operands, kept or Kept(), operands.centroids, operands.bias)
+
+
+def way(x: Tensor, operands: ClusteredOperands) -> str:
+    return squeeze.kernels.way(x, lambda: operands, Kept(), operands.centroids, operands.bias)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
@@ -75,15 +85,19 @@ def test_changed_weights_are_packed_anew_and_nothing_is_kept_of_the_dead() -> No
 def test_empty_batches_and_other_types_are_computed_all_the_same() -> None:
     operands = random_operands()
     assert operator.call(torch.randn(0, 16, 8, 8), operands).shape == (0, 24, 8, 8)
-    assert clustered_conv2d(torch.randn(1, 16, 8, 8, dtype=torch.float64), operands) is None
-    assert clustered_conv2d(torch.randn(1, 16, 8, 8), replace(operands, dilation=(2, 2), padding=(2, 2))) is None
+    x = torch.randn(1, 16, 8, 8)
+    dilated = replace(operands, dilation=(2, 2), padding=(2, 2))
+    torch.testing.assert_close(clustered_conv2d(x, dilated), dilated.convolve(x))
+    wide = replace(operands, centroids=operands.centroids.double(), bias=operands.bias.double())
+    torch.testing.assert_close(clustered_conv2d(x.double(), wide), wide.convolve(x.double()))
 
 
 def test_without_a_native_kernel_the_caller_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import squeeze.kernels
-
     monkeypatch.setattr(squeeze.kernels, "code", lambda: None)
-    assert clustered_conv2d(torch.randn(1, 16, 8, 8), random_operands()) is None
+    monkeypatch.setattr(choice, "code", lambda: None)
+    operands, x = random_operands(), torch.randn(1, 16, 8, 8)
+    torch.testing.assert_close(clustered_conv2d(x, operands), operands.convolve(x))
+    assert "compiler" in way(x, operands)
     assert "compiler" in squeeze.kernels.why_not(random_operands())
 
 
@@ -115,3 +129,15 @@ def test_what_is_counted_runs_once_and_is_not_measured() -> None:
         assert clustered_conv2d(x, operands) is None
         operands.convolve(x)
     assert counter.get_total_flops() == 2 * 24 * 16 * 9 * 64
+
+
+def test_what_is_kept_follows_its_tensors_and_is_not_copied() -> None:
+    operands, x, kept = random_operands(), torch.randn(1, 16, 8, 8), Kept()
+    first = kept.get(lambda: operands, (operands.centroids,))
+    assert kept.get(lambda: pytest.fail("nothing has changed"), (operands.centroids,)) is first
+    with torch.no_grad():
+        operands.centroids.mul_(2)
+    torch.testing.assert_close(clustered_conv2d(x, operands, kept), operands.convolve(x), rtol=1e-4, atol=1e-4)
+    assert kept.__reduce__()[0]()._prepared is None and copy.deepcopy(kept)._prepared is None
+    with torch.inference_mode():
+        assert kept.get(lambda: operands, (torch.zeros(1),)) is None

@@ -14,11 +14,11 @@ const squeeze::Code* code_named(const char* name) {
     return nullptr;
 }
 
-// Rows of one band: enough bands for all threads, and none so large that a band's sums leave the second-level cache.
+// Rows of one band: enough bands for all threads, and none so large that a band's input leaves the second-level cache.
 int64_t rows_of_a_band(const squeeze::Layer& layer, const squeeze::Call& call, int64_t threads) {
-    constexpr int64_t SUMS = 128 * 1024;
-    const int64_t row = std::max<int64_t>(call.out_width, 1);
-    int64_t rows = std::max<int64_t>(SUMS / (row * std::max<int64_t>(layer.outputs, 1)), 1);
+    constexpr int64_t INPUT = 128 * 1024;
+    const int64_t row = layer.stride * layer.stride * call.out_width * (layer.clustered + layer.dense);
+    int64_t rows = std::max<int64_t>(INPUT / std::max<int64_t>(row, 1), 1);
     const int64_t bands = std::max<int64_t>((threads + call.images - 1) / std::max<int64_t>(call.images, 1), 1);
     rows = std::min(rows, (call.out_height + bands - 1) / bands);
     const int64_t count = (call.out_height + rows - 1) / std::max<int64_t>(rows, 1);
@@ -31,11 +31,11 @@ int64_t rows_of_a_band(const squeeze::Layer& layer, const squeeze::Call& call, i
 
 extern "C" {
 
-EXPORTED const char* squeeze_clustered_code(const char* name, int64_t* lanes, int64_t* z_bytes) {
+EXPORTED const char* squeeze_clustered_code(const char* name, int64_t* vector_bytes, int64_t* cache_bytes) {
     const squeeze::Code* code = code_named(name);
     if (!code) return nullptr;
-    *lanes = code->lanes;
-    *z_bytes = code->z_bytes;
+    *vector_bytes = code->vector_bytes;
+    *cache_bytes = code->cache_bytes;
     return code->name;
 }
 

@@ -5,7 +5,7 @@
 #define REGISTERS 16
 #include "tile.h"
 const squeeze::Code* squeeze::avx2() {
-    static const Code code{"avx2", LANES, 24 * 1024, run};
+    static const Code code{"avx2", LANES * 4, 28 * 1024, run};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &code : nullptr;
 }
 #else

@@ -5,7 +5,7 @@
 #define REGISTERS 32
 #include "tile.h"
 const squeeze::Code* squeeze::avx512() {
-    static const Code code{"avx512", LANES, 32 * 1024, run};
+    static const Code code{"avx512", LANES * 4, 40 * 1024, run};
     return __builtin_cpu_supports("avx512f") ? &code : nullptr;
 }
 #else

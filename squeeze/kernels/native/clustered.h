@@ -12,6 +12,7 @@ struct Layer {
     int64_t kernel;                // K, odd
     int64_t stride;                // 1 or 2
     int64_t padding;               // at least (K - 1) / 2, so that an output column meets every input column
+    int64_t vectors;               // in a tile, and in a row of Z: 1 or 2
     int64_t clustered;             // input channels with clusters
     const int32_t* channel;        // (clustered,) which they are
     const int32_t* count;          // (clustered,) their centroids
@@ -20,6 +21,7 @@ struct Layer {
     const uint16_t* offsets;       // (clustered, outputs) where the centroid's row of Z is within its chunk, in 8 bytes
     int64_t chunks;                // runs of channels whose Z stays in the cache
     const int32_t* chunk;          // (chunks + 1,) where they begin
+    int64_t rows;                  // most centroids in a chunk
     int64_t dense;                 // input channels that keep all kernels
     const int32_t* dense_channel;  // (dense,) which they are
     const float* dense_weight;     // (dense, K * K, outputs)
@@ -43,8 +45,8 @@ struct Band {
 
 struct Code {
     const char* name;
-    int64_t lanes;       // floats in a vector
-    int64_t z_bytes;     // of Z that fit into the first-level cache beside the rest
+    int64_t vector_bytes;
+    int64_t cache_bytes;  // of the first-level cache that are counted on
     void (*run)(const Layer&, const Call&, const Band&);
 };
 

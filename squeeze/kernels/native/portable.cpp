@@ -9,9 +9,9 @@
 #include "tile.h"
 const squeeze::Code* squeeze::portable() {
 #ifdef __aarch64__
-    static const Code code{"neon", LANES, 24 * 1024, run};
+    static const Code code{"neon", LANES * 4, 28 * 1024, run};
 #else
-    static const Code code{"portable", LANES, 24 * 1024, run};
+    static const Code code{"portable", LANES * 4, 28 * 1024, run};
 #endif
     return &code;
 }
