@@ -36,7 +36,7 @@ setup(
         Extension(
             "squeeze.kernels._clustered",
             [str(NATIVE / f"{name}.cpp") for name in ("api", "pool", "portable", "avx2", "avx512")],
-            depends=[str(NATIVE / f"{name}.h") for name in ("clustered", "pool", "tile")],
+            depends=[str(NATIVE / f"{name}.h") for name in ("clustered", "planes", "pool", "tile")],
             language="c++",
             optional=True,
         )

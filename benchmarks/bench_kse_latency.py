@@ -35,7 +35,8 @@ def compared(name: str, given: argparse.Namespace, folder: Path) -> dict[str, An
     build, size, batches = NETWORKS[name]
     image = torch.randn(1, 3, size, size)
     dense = build().eval()
-    found = squeeze.KSE(G=given.G, T=given.T).search(dense, squeeze.trace(dense, image), None, squeeze.Run())
+    chosen_pass: Any = squeeze.KSE(G=given.G, T=given.T)  # needs no task
+    found = chosen_pass.search(dense, squeeze.trace(dense, image), None, squeeze.Run())
     small = squeeze.rewrite(dense, found.edits).eval()
     unknown = small.load_state_dict(found.tensors, strict=False).unexpected_keys
     assert not unknown, unknown
@@ -45,7 +46,7 @@ def compared(name: str, given: argparse.Namespace, folder: Path) -> dict[str, An
         inputs = image.repeat(batch, 1, 1, 1)
         path = folder / f"{name}-{batch}.onnx"
         squeeze.export_onnx(dense, inputs, path)
-        candidates = {"torch": dense, "onnxruntime": path, "clustered": small}
+        candidates: dict[str, nn.Module | Path] = {"torch": dense, "onnxruntime": path, "clustered": small}
         times = squeeze.compare(candidates, inputs, threads=given.threads, repeats=given.repeats, warmup=3)
         torch.set_num_threads(given.threads)
         chosen = Counter(way.split(":")[0] for way in ways(small, inputs).values())

@@ -224,7 +224,8 @@ def networks(found: dict[str, Any]) -> list[str]:
     setup = found["setup"]
     about = (
         f"KSE with G = {setup['G']}, T = {setup['T']:g} on random weights, {threads_of(setup['threads'])}, all in "
-        f"turn, median of {setup['repeats']} in ms. The paper counts the MACs of centroids only. {found['made']['machine']}."
+        f"turn, median of {setup['repeats']} in ms. The paper counts the MACs of centroids only. "
+        f"{found['made']['machine']}."
     )
     header = ["", "speed-up by the paper", "measured over PyTorch", "over ONNX Runtime"]
     header += ["PyTorch", "ONNX Runtime", "squeeze", "clustered layers"]

@@ -120,13 +120,13 @@ def ways(model: nn.Module, example_inputs: Inputs) -> dict[str, str]:
     def ask(name: str, layer: HasWays, x: Tensor) -> None:
         found.setdefault(name, layer.way(x))
 
-    asked = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, HasWays)]
     handles = [
-        layer.register_forward_pre_hook(lambda _, x, name=name, layer=layer: ask(name, layer, *x))
-        for name, layer in asked
+        layer.register_forward_pre_hook(lambda layer, x, name=name: ask(name, layer, *x))
+        for name, layer in model.named_modules()
+        if isinstance(layer, HasWays)
     ]
     try:
-        with in_eval_mode([model]), torch.no_grad():
+        with in_eval_mode(model), torch.no_grad():
             call(model, example_inputs)
     finally:
         for handle in handles:

@@ -40,7 +40,7 @@ def clustered_conv2d(x: Tensor, operands: MakesOperands, kept: Kept, *tensors: T
 
         return operator.call(x, made)
     prepared = kept.get(operands, tensors)  # at a third of what a call of an operator costs
-    return prepared and prepared.convolve(x)
+    return None if prepared is None else prepared.convolve(x)
 
 
 def way(x: Tensor, operands: MakesOperands, kept: Kept, *tensors: Tensor | None) -> str:
@@ -59,5 +59,5 @@ def way(x: Tensor, operands: MakesOperands, kept: Kept, *tensors: Tensor | None)
 def why_not(operands: ClusteredOperands) -> str:
     """Why no native kernel computes this convolution; "" if one can."""
     if code() is None:
-        return "squeeze was installed without a C++ compiler, so there is no native kernel"
+        return "squeeze was installed without a C++ compiler, or its kernel is another version's: install it again"
     return fits(operands)

@@ -7,6 +7,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+LAYOUT = 2
+"""Of the structures below; a kernel that was built for another is not called."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -93,6 +95,9 @@ def _library() -> Any:
     try:
         library = ctypes.CDLL(spec.origin)
     except OSError:  # built for another machine: as good as none
+        return None
+    layout = getattr(library, "squeeze_clustered_layout", None)
+    if layout is None or layout() != LAYOUT:  # left from another version, in a development install
         return None
     library.squeeze_clustered_code.restype = ctypes.c_char_p
     library.squeeze_clustered_conv2d.argtypes = [ctypes.c_char_p, _POINTER, _POINTER, _INT]

@@ -31,6 +31,8 @@ int64_t rows_of_a_band(const squeeze::Layer& layer, const squeeze::Call& call, i
 
 extern "C" {
 
+EXPORTED int64_t squeeze_clustered_layout() { return squeeze::LAYOUT; }
+
 EXPORTED const char* squeeze_clustered_code(const char* name, int64_t* vector_bytes, int64_t* cache_bytes) {
     const squeeze::Code* code = code_named(name);
     if (!code) return nullptr;

@@ -6,6 +6,9 @@
 
 namespace squeeze {
 
+// Counts up when what follows changes, or what it means; squeeze/kernels/native.py refuses a kernel of another number.
+constexpr int64_t LAYOUT = 2;
+
 // The part of a layer that stays the same from call to call; squeeze/kernels/packing.py makes it. Arrays are contiguous.
 struct Layer {
     int64_t outputs;               // N
