@@ -19,7 +19,6 @@ import squeeze
 from benchmarks import latencies
 from benchmarks.bench_gal import circumstances
 from examples.classifiers.model import resnet56, vgg16
-from squeeze.latency import ways
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
     "VGG-16": (vgg16, 32, (1, 16)),
@@ -49,7 +48,7 @@ def compared(name: str, given: argparse.Namespace, folder: Path) -> dict[str, An
         candidates: dict[str, nn.Module | Path] = {"torch": dense, "onnxruntime": path, "clustered": small}
         times = squeeze.compare(candidates, inputs, threads=given.threads, repeats=given.repeats, warmup=3)
         torch.set_num_threads(given.threads)
-        chosen = Counter(way.split(":")[0] for way in ways(small, inputs).values())
+        chosen = Counter(way.split(":")[0] for way in squeeze.ways(small, inputs).values())
         rows.append({"batch": batch, "ways": chosen, **{side: asdict(time) for side, time in times.items()}})
         print(name, batch, {side: f"{time.median:.3g} ms" for side, time in times.items()}, dict(chosen), flush=True)
     return {"macs": {"before": before.macs, "after": after.macs, "paper": after.paper_macs}, "rows": rows}

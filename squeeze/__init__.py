@@ -23,6 +23,7 @@ from squeeze.finetune import finetune as finetune
 from squeeze.latency import Latency as Latency
 from squeeze.latency import compare as compare
 from squeeze.latency import latency as latency
+from squeeze.latency import ways as ways
 from squeeze.passes.base import Found as Found
 from squeeze.passes.base import Pass as Pass
 from squeeze.passes.gal import GAL as GAL

@@ -79,7 +79,7 @@ class Code:
 @cache
 def code(name: str = "") -> Code | None:
     """The best code that this processor runs, or the one of that name; None if there is none or nothing was built."""
-    library = _library()
+    library = built()
     if library is None:
         return None
     vector, cached = _INT(), _INT()
@@ -88,7 +88,8 @@ def code(name: str = "") -> Code | None:
 
 
 @cache
-def _library() -> Any:
+def built() -> Any:
+    """The library that the package was built with, or None if there is none that fits."""
     spec = PathFinder.find_spec("squeeze.kernels._clustered", [str(Path(__file__).parent)])
     if spec is None or spec.origin is None:
         return None

@@ -105,7 +105,7 @@ def test_a_processor_without_the_instructions_is_refused() -> None:
 
 def test_a_kernel_of_another_version_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "LAYOUT", native.LAYOUT + 1)
-    assert native._library.__wrapped__() is None
+    assert native.built.__wrapped__() is None
 
 
 def test_no_threads_are_one_and_nothing_is_computed_of_nothing() -> None:
