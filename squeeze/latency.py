@@ -120,9 +120,10 @@ def ways(model: nn.Module, example_inputs: Inputs) -> dict[str, str]:
     def ask(name: str, layer: HasWays, x: Tensor) -> None:
         found.setdefault(name, layer.way(x))
 
+    modules = dict(model.named_modules())
     handles = [
-        layer.register_forward_pre_hook(lambda layer, x, name=name: ask(name, layer, *x))
-        for name, layer in model.named_modules()
+        modules[name].register_forward_pre_hook(lambda layer, x, name=name: ask(name, layer, *x))
+        for name, layer in modules.items()
         if isinstance(layer, HasWays)
     ]
     try:

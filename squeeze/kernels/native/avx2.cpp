@@ -2,7 +2,9 @@
 #include "clustered.h"
 #if defined(__AVX2__) && defined(__FMA__)
 #define LANES 8
+#ifndef REGISTERS
 #define REGISTERS 16
+#endif
 #include "tile.h"
 const squeeze::Code* squeeze::avx2() {
     static const Code code{"avx2", LANES * 4, 28 * 1024, run};

@@ -2,7 +2,9 @@
 #include "clustered.h"
 #ifdef __AVX512F__
 #define LANES 16
+#ifndef REGISTERS
 #define REGISTERS 32
+#endif
 #include "tile.h"
 const squeeze::Code* squeeze::avx512() {
     static const Code code{"avx512", LANES * 4, 40 * 1024, run};

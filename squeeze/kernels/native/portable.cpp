@@ -1,10 +1,12 @@
 // The computation for whatever the compiler targets without further flags: NEON on 64-bit ARM, SSE2 on x86-64.
 #include "clustered.h"
 #define LANES 4
+#ifndef REGISTERS
 #ifdef __aarch64__
 #define REGISTERS 32
 #else
 #define REGISTERS 16
+#endif
 #endif
 #include "tile.h"
 const squeeze::Code* squeeze::portable() {
