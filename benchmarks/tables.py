@@ -1,10 +1,13 @@
-"""The tables of README.md from the files in results/: `python benchmarks/tables.py` writes them between the marks."""
+"""The tables of README.md from the files in results/: `python -m benchmarks.tables` writes them between the marks."""
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.zoo.nets import listed
+from benchmarks.zoo.table import text as rows_of_the_zoo
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- tables.py writes from here -->", "<!-- to here -->"
@@ -45,11 +48,21 @@ def tables(folder: Path) -> str:
             place = folder / f"kse-{network}-latency.json"
             timed = json.loads(place.read_text()) if place.exists() else {"rows": []}
             sections.append("\n\n".join([f"### KSE on {title}, CIFAR-10", *clustering(results, timed)]))
+    if (place := folder / "zoo.json").exists():
+        sections.append("\n\n".join(["### The zoo", *zoo(json.loads(place.read_text()))]))
     shows = (("trace", tracing), ("latency", speed), ("kernel", kernel), ("kse-latency", networks))
     for name, show in shows:
         if (place := folder / f"{name}.json").exists():
             sections.append("\n\n".join(show(json.loads(place.read_text()))))
     return "\n\n".join(sections) or "No results yet."
+
+
+def zoo(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The law, architecture by architecture, and which of the list were not put through it."""
+    found = {result["net"]: result for result in results}
+    missing = [name for name in listed() if name not in found]
+    names = ", ".join(name.partition(":")[2] for name in missing)
+    return [rows_of_the_zoo(found), *([f"Not swept yet: {len(missing)} of the list ({names})."] if missing else [])]
 
 
 def section(results: Sequence[dict[str, Any]], timed: dict[str, Any]) -> list[str]:

@@ -30,6 +30,7 @@ QUICK = (
     "lstm",
     "weight_norm",
     "several_inputs",
+    "number_of_heads",
 )
 
 

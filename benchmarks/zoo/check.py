@@ -195,10 +195,11 @@ def _export(found: Checked, net: Net, structure: squeeze.Structure) -> None:
             try:
                 squeeze.export_onnx(net.build(), net.inputs, Path(folder) / "dense.onnx")
             except squeeze.ExportError as same:
-                found.onnx = f"the dense model does not export: {str(same)[:300]}"
+                found.onnx = f"the dense model does not export: {str(same).replace(f'{folder}/', '')[:300]}"
             else:
                 found.onnx = "fails"
-                found.faults.append(f"only the smaller model does not export: {str(error)[:300]}")
+                text = str(error).replace(f"{folder}/", "")[:300]
+                found.faults.append(f"only the smaller model does not export: {text}")
 
 
 def prepare() -> None:

@@ -29,7 +29,7 @@ def cells(found: Mapping[str, Any]) -> list[str]:
         f"{found['smallest']:.1%}",
         f"{max(found['error'], found['bodies']):.0e}",
         f"{found['seconds']:.1f}",
-        found["onnx"][:60],
+        found["onnx"].partition(":")[0],
         "; ".join(found["faults"]) or "none",
     ]
 

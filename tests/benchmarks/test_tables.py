@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from benchmarks.zoo import table
+from benchmarks.zoo.check import Checked
+from benchmarks.zoo.nets import listed
 
 MADE = {"machine": "a processor, 2 cores", "versions": {"torch": "2"}}
 SETUP = {"macs": 0.5, "round_to": 8, "seed": 0, "device": "cpu", "threads": 2, "search_epochs": 8}
@@ -68,6 +71,21 @@ def test_kse_shows_what_the_paper_counts_beside_the_file(tmp_path: Path) -> None
     assert f"| KSE, G = 4, T = 0 | 30.00 % | 60.00 % |  | {costs}" in lines
     assert f"| KSE, G = 4, T = 0 | 30.00 % | 60.00 % | 90.00 % (2 epochs) | {costs}" in lines
     assert "| KSE, G = 4, T = 0 | 1.5 (1–4), 2.00× |" in lines
+
+
+def test_the_zoo_names_what_was_not_swept(tmp_path: Path) -> None:
+    first, second, *others = listed()
+    content = table.compact(
+        {first: {**Checked(first).record(), "groups": 7}, second: Checked(second, faults=["crash: x"]).record()}
+    )
+    (tmp_path / "zoo.json").write_text(content)
+    lines = tables.tables(tmp_path).splitlines()
+    assert f"| {first} | 7 | 0 | 0 | 0% | 100.0% | 0e+00 | 0.0 | not tried | none |" in lines
+    assert "2 architectures, 1 passed; 0 × wrong cut, 1 × crash, 0 × timeout." in lines
+    assert (
+        lines[-1].startswith(f"Not swept yet: {len(others)} of the list (")
+        and others[-1].partition(":")[2] in lines[-1]
+    )
 
 
 def test_only_what_lies_between_the_marks_is_replaced(results: Path, tmp_path: Path) -> None:
