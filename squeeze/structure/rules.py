@@ -18,9 +18,10 @@ _WILD = frozenset(
     "scalar_tensor empty_strided new_empty_strided".split()
 )
 _ELEMENTWISE = frozenset(
-    "hardswish_ hardtanh_ hardsigmoid_ leaky_relu_ elu_ celu_ selu_ dropout native_dropout _prelu_kernel "
-    "_fused_dropout bernoulli_ bucketize clamp_min_ hardshrink copysign".split()
+    "hardswish hardtanh hardsigmoid leaky_relu elu celu selu mish threshold hardshrink "
+    "log_sigmoid_forward rrelu_with_noise _prelu_kernel dropout native_dropout _fused_dropout bernoulli bucketize clamp_min copysign".split()
 )
+"""Those that PyTorch does not mark as such, with their forms in place."""
 _INPLACE_CONSTANTS = frozenset("fill_ zero_ normal_ uniform_ resize_ set_ random_".split())
 
 
@@ -39,7 +40,7 @@ def apply(ctx: Context, call: Call) -> None:
         _overwritten(ctx, call)
     elif name == "copy_":
         _copied(ctx, call)
-    elif torch.Tag.pointwise in call.func.tags or name in _ELEMENTWISE:
+    elif torch.Tag.pointwise in call.func.tags or name.removesuffix("_") in _ELEMENTWISE:
         elementwise(ctx, call)
     else:
         unknown(ctx, call)
@@ -256,7 +257,7 @@ RULES: dict[str, Rule] = {
         reduction,
         "sum mean amax amin prod std var var_mean std_mean norm linalg_vector_norm logsumexp any all max min nansum",
     ),
-    **_named(softmax, "_softmax _log_softmax softmax log_softmax"),
+    **_named(softmax, "_softmax _safe_softmax _log_softmax softmax log_softmax"),
     **_named(ordered, "argmax argmin sort topk cumsum cumprod median mode argsort kthvalue logcumsumexp"),
     **_named(
         spatial,
