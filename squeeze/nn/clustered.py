@@ -219,7 +219,6 @@ class _Packed(nn.Module):
             "whole": (counts == conv.size).to(torch.uint8),
             "places": torch.arange(conv.size, dtype=torch.int16, device=counts.device),
             "counts": counts.to(torch.int16),
-            "maps": conv.reads.to(torch.int16),
         }
         for name, tensor in small.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -229,11 +228,11 @@ class _Packed(nn.Module):
         conv, small = self.conv, dict(self.named_buffers(recurse=False))
         x, padding = conv._padded_by_mode(x)
         index = decode(small["stream"], small["bits"], small["whole"], small["places"])
-        rows = table_rows(index, small["counts"], conv._spare)
-        if not conv._reads_all:
-            maps = small["maps"].to(torch.int64)
-            x, rows = x.index_select(-3, maps), rows.index_select(0, maps)
-        weight = expanded(conv.centroids, rows.view(conv.groups, -1, conv.size), conv._spare)
+        # Channels that are not read get kernels of zeros: picking the others out of the input would cost more than it
+        # saves, as ONNX Runtime then convolves in a slower layout.
+        spare = conv._spare or not conv._reads_all
+        rows = table_rows(index, small["counts"], spare)
+        weight = expanded(conv.centroids, rows.view(conv.groups, -1, conv.size), spare)
         return functional.conv2d(x, weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
 
 

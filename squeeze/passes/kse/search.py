@@ -19,9 +19,13 @@ from squeeze.passes.kse.layers import Costs, Counts, Kind, Layer, layers_of
 from squeeze.passes.kse.levels import Setting, Settings, counts_of, fitted, within_budget
 from squeeze.passes.kse.sensitivity import PAIRS, SHIFTS, chosen, measured
 from squeeze.plan import Cluster, Edit, Slice
+from squeeze.selection import widths
 from squeeze.structure.groups import Choice, Structure
 from squeeze.task import Task
 from squeeze.training import Run
+
+ALIGNMENT = 8
+"""Channels: on other widths ONNX Runtime convolves so much slower that a smaller network takes longer."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class KSE:
 
 
 def unread(structure: Structure, layers: tuple[Layer, ...], counts: Counts) -> Choice:
-    """The channels that no layer reads any more: their producers need not make them. Of each group one stays."""
+    """The channels that no layer reads any more: their producers need not make them. Widths stay aligned, none is 0."""
     dropped = {f"{layer.name}.weight": counts[layer.name] == 0 for layer in layers if layer.conv.groups == 1}
     units = list(structure.nothing().units)
     for number, group in enumerate(structure.groups):
@@ -162,8 +166,8 @@ def unread(structure: Structure, layers: tuple[Layer, ...], counts: Counts) -> C
                 here[:] = True
                 np.logical_and.at(here, axis.units[inside], dropped[axis.tensor][inside])
             gone &= here
-        if gone.all():
-            gone[0] = False
+        kept = min(width for width in widths(group, ALIGNMENT) if width >= (~gone).sum())
+        gone[np.flatnonzero(gone)[: kept - (~gone).sum()]] = False
         units[number] = gone
     return Choice(tuple(units))
 
