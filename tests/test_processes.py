@@ -101,7 +101,8 @@ def test_ctrl_c_stops_both_after_the_same_step_and_one_may_go_on(two):
 )
 def test_an_error_is_told_once_by_a_process_that_has_it(two, scenario, start):
     (line,), ended = two[1][scenario]
-    assert ended == "1 1"
+    # The launcher ends one that is on its way out when the other has told the error and is gone.
+    assert ended in ("1 1", "1 -15", "-15 1")
     assert line.startswith(start)
 
 
