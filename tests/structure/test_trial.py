@@ -101,3 +101,23 @@ def test_a_parameter_that_training_writes_to_is_left_alone() -> None:
     before = model.codes.detach().clone()
     trace(model, X)
     assert torch.equal(model.codes, before)
+
+
+class Unsteady(nn.Module):
+    """Rounding moves its outputs from one end to the other, as it does a detector's choice between two boxes."""
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.counts = nn.Conv2d(3, 200, 3), nn.Conv2d(200, 8, 3), counts
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.second(x.relu()) * (x.shape[1] if self.counts else 1)
+        return torch.sin(1e7 * x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("counts", "sizes"), [(False, [200]), (True, [])])
+def test_where_rounding_decides_cuts_are_proved_in_float64(counts: bool, sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    structure = trace(Unsteady(counts), torch.randn(1, 3, 8, 8))
+    assert [group.size for group in structure.groups] == sizes
