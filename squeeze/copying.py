@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -36,9 +37,8 @@ def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
 
 def sharing(model: nn.Module) -> nn.Module:
     """A copy of the modules alone, which hold the same tensors; for what replaces tensors and never writes to them."""
-    held = [*model.parameters(), *model.buffers()]
-    held += [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    return _tree(model, {id(tensor): tensor for tensor in held})
+    stores = (s for m in model.modules() for s in (m._parameters, m._buffers, vars(m)))
+    return _tree(model, {id(value): value for store in stores for value in store.values() if isinstance(value, Tensor)})
 
 
 def _tree(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -51,7 +51,8 @@ def _tree(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
-def _is_plain(kind: type[nn.Module]) -> bool:
+@lru_cache(maxsize=1024)
+def _is_plain(kind: type) -> bool:
     """No class on the way down to nn.Module says how it is copied; torch's layers only mend what old files lack."""
     own = [base for base in kind.__mro__ if base not in (nn.Module, object)]
     said = {name: base for base in own for name in _SAYING if name in vars(base)}
@@ -64,6 +65,7 @@ _SAYING = frozenset(
     "__slots__".split()
 )
 _EMPTY = frozenset({dict, OrderedDict, set})
+_NAMES = frozenset({str})
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, FunctionType, type})
 
 
@@ -73,11 +75,11 @@ def _duplicate(values: Mapping[str, Any], into: dict[str, Any], memo: dict[int, 
         kind = type(value)
         if kind in _ATOMS:
             into[name] = value
-        elif id(value) in memo:
-            into[name] = memo[id(value)]
+        elif (twin := memo.get(id(value))) is not None:
+            into[name] = twin
         elif kind in _EMPTY and not value and not getattr(value, "__dict__", None):
             into[name] = memo[id(value)] = kind()
-        elif kind is dict and all(type(key) is str for key in value):
+        elif kind is dict and set(map(type, value)) == _NAMES:
             into[name] = memo[id(value)] = {}
             _duplicate(value, into[name], memo)
         else:
@@ -98,7 +100,7 @@ class Holders:
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self._places: dict[int, list[tuple[dict[str, Any], str]]] = {}
-        for module in model.modules():
+        for module in dict.fromkeys(self.modules.values()):
             for store in (module._parameters, module._buffers):
                 for name, tensor in store.items():
                     if tensor is not None:

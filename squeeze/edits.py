@@ -15,6 +15,7 @@ from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed
 from squeeze.plan import Cluster, Drop, Edit, Resize, Slice
 
 Shapes = dict[str, torch.Size]
+Cutter = Callable[[Tensor, Slice], Tensor]
 
 
 def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
@@ -32,13 +33,40 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     return carry_out(copied(model, [tensor for name, tensor in named if name in cut]), edits)
 
 
-def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
-    """As `rewrite`, on the modules given; no tensor is written to, cut ones are replaced."""
-    before, holders = {module: _shapes(module) for module in model.modules()}, None
+def _kept(tensor: Tensor, edit: Slice) -> Tensor:
+    index = torch.as_tensor(edit.indices(), device=tensor.device)
+    return tensor.index_select(edit.dim, index).contiguous(memory_format=_format(tensor))
+
+
+def _first(tensor: Tensor, edit: Slice) -> Tensor:
+    return tensor.narrow(edit.dim, 0, sum(stop - start for start, stop in edit.keep))
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    channels_last = (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    )
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def carry_out_shapes(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
+    """As `carry_out`, but cut tensors have the right shapes only: they are views of the given ones."""
+    return carry_out(model, edits, _first)
+
+
+def carry_out(model: nn.Module, edits: Iterable[Edit], cut: Cutter = _kept) -> nn.Module:
+    """As `rewrite`, on the modules given; no tensor is written to, cut ones are replaced.
+
+    Args:
+        model: Is changed.
+        edits: As a plan says.
+        cut: What is left of a tensor after a slice.
+    """
+    before, holders = {module: shapes for module in model.modules() if (shapes := _shapes(module))}, None
     for edit in edits:
         if isinstance(edit, Slice):
             holders = holders or Holders(model)
-            _slice(model, edit, holders)
+            _slice(model, edit, holders, cut)
             continue
         holders = None
         if isinstance(edit, Drop):
@@ -54,8 +82,8 @@ def carry_out(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
 
 def _bring_up_to_date(module: nn.Module, before: dict[nn.Module, Shapes]) -> None:
     """Make the attributes agree with the tensors, if these are no longer what they were before."""
-    old, new = before.get(module, {}), _shapes(module)
-    if old and old != new:
+    old = before.get(module)
+    if old and old != (new := _shapes(module)):
         try:
             _sync(module, old, new)
         except (StopIteration, AttributeError, TypeError) as error:
@@ -67,8 +95,8 @@ def _bring_up_to_date(module: nn.Module, before: dict[nn.Module, Shapes]) -> Non
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    own = {**module._parameters, **module._buffers}
-    shapes = {name: tensor.shape for name, tensor in own.items() if tensor is not None}
+    stores = (module._parameters, module._buffers)
+    shapes = {name: tensor.shape for store in stores for name, tensor in store.items() if tensor is not None}
     if parametrize.is_parametrized(module):
         lists: Any = module.parametrizations
         shapes.update(
@@ -185,7 +213,7 @@ def _resize(model: nn.Module, edit: Resize) -> None:
     setattr(module, name, type(numbers)(parts) if position else edit.left)
 
 
-def _slice(model: nn.Module, edit: Slice, holders: Holders) -> None:
+def _slice(model: nn.Module, edit: Slice, holders: Holders, cut: Cutter) -> None:
     path, _, leaf = edit.tensor.rpartition(".")
     owner = holders.modules.get(path)
     if owner is None:
@@ -204,18 +232,10 @@ def _slice(model: nn.Module, edit: Slice, holders: Holders) -> None:
             f"rewrite: {quoted(edit.tensor, 80)} must keep an index of dim {edit.dim}, got none of {edit.size}; keep "
             "one, or drop the block or branch."
         )
-    index = torch.as_tensor(edit.indices(), device=tensor.device)
     with torch.no_grad():
-        cut = tensor.detach().index_select(edit.dim, index).contiguous(memory_format=_format(tensor))
-    small = nn.Parameter(cut, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
+        left = cut(tensor.detach(), edit)
+    small = nn.Parameter(left, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left
     holders.replace(tensor, small)
-
-
-def _format(tensor: Tensor) -> torch.memory_format:
-    channels_last = (
-        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    )
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _sync(module: nn.Module, old: Shapes, new: Shapes) -> None:

@@ -1,6 +1,7 @@
 """The result of a trace: what can be removed from a model, what it touches, and what is pinned."""
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -78,6 +79,11 @@ class Group:
     def step(self) -> int:
         """Channels a unit takes in the widest of its axes (1 for a plain convolution)."""
         return max(int(np.bincount(axis.units[axis.units >= 0]).max()) for axis in self.axes)
+
+    @property
+    def kind(self) -> str:
+        """The same for groups in like places, in rows of like modules, however long the rows."""
+        return " ".join(sorted({numberless(f"{axis.tensor}[{axis.dim}]") for axis in self.axes}))
 
 
 @dataclass(frozen=True)
@@ -301,6 +307,11 @@ class Structure:
                 found[place] = np.maximum(found[place], here) if place in found else here
             first += group.size
         return found
+
+
+def numberless(name: str) -> str:
+    """The same for like places in rows of like modules."""
+    return re.sub(r"\d+", "#", name)
 
 
 def matches(tensor: str, patterns: Iterable[str]) -> bool:

@@ -92,7 +92,7 @@ class Known:
 
     def learn(self, trial: Trial, record: Record, coupling: Coupling, structure: Structure) -> bool:
         """Take over what a trial of the groups found; False if it found nothing."""
-        failures, search = trial.groups(), Search(trial.dense, structure)
+        failures, search = trial.groups(), Search(trial.dense.quick, structure)
         for failure in failures:
             nodes = _nodes(coupling, failure.item)
             joined = any(np.isin(_span(record, join.outer), nodes).any() for join in self.joins)

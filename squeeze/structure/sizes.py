@@ -4,7 +4,6 @@ A number of the same value by accident is refused: a number is taken only if the
 end, computes what the masked model computes; whatever it does not get further with stays.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,11 +17,11 @@ from squeeze.blame import modules_of
 from squeeze.copying import sharing
 from squeeze.edits import carry_out, own_sizes
 from squeeze.structure.couple import PRODUCT
-from squeeze.structure.cuts import first_cut, second_cut
-from squeeze.structure.groups import Choice, Group, Size, Structure
+from squeeze.structure.cuts import first_cut
+from squeeze.structure.dense import Dense
+from squeeze.structure.groups import Choice, Group, Size, Structure, numberless
 from squeeze.structure.reference import masked, swapped
 from squeeze.structure.smaller import shapes_of
-from squeeze.structure.trial import Dense
 
 _ATTEMPTS = 64
 Sizes = tuple[Size, ...]
@@ -48,26 +47,24 @@ class _Count(TorchDispatchMode):
 
 
 class _Attempts:
-    """Cuts one group alone, together with some sizes."""
+    """Cuts one group alone, together with some sizes: once, as the trial that follows cuts it a second time."""
 
     def __init__(self, dense: Dense, structure: Structure, number: int) -> None:
         self._dense, self._structure, self._number = dense, structure, number
         self._group = structure.groups[number]
-        self._first = first_cut(self._group.size, number)
+        self._gone = first_cut(self._group.size, number)
         self._known: dict[frozenset[Size], _Outcome] = {}
 
     def __call__(self, sizes: Sizes) -> _Outcome:
         key = frozenset(sizes)
         if key not in self._known and len(self._known) < _ATTEMPTS:
-            first = self._outcome(sizes, self._first)
-            second = self._outcome(sizes, second_cut(self._first, self._number)) if first.works else first
-            self._known[key] = second if second.works else replace(first, works=False, modules=second.modules)
+            self._known[key] = self._outcome(sizes)
         return self._known.get(key, _Outcome(False, 0))
 
-    def _outcome(self, sizes: Sizes, gone: np.ndarray) -> _Outcome:
+    def _outcome(self, sizes: Sizes) -> _Outcome:
         structure, nothing = self._structure, self._structure.nothing()
         groups = [replace(g, sizes=sizes) if i == self._number else g for i, g in enumerate(structure.groups)]
-        units = tuple(gone if i == self._number else none for i, none in enumerate(nothing.units))
+        units = tuple(self._gone if i == self._number else none for i, none in enumerate(nothing.units))
         choice, smaller = replace(nothing, units=units), sharing(self._dense.model)
         names = {module: name for name, module in smaller.named_modules()}
         with _Count() as count:
@@ -81,7 +78,7 @@ class _Attempts:
     def _right(self, choice: Choice, smaller: nn.Module, outputs: Sequence[Tensor]) -> bool:
         """It computes what the masked model does; where a mask is not a removal, units can change places."""
         dense, structure = self._dense, self._structure
-        if shapes_of(outputs) != shapes_of(dense.outputs):
+        if shapes_of(outputs) != dense.shapes and shapes_of(outputs) != shapes_of(dense.outputs):
             return False
         reference = masked(dense.model, structure, choice)
         if reference is not None and dense.same(dense.run(reference), outputs):
@@ -105,19 +102,20 @@ class Search:
         self._structure = structure
         self._own = {name: own for name, module in dense.model.named_modules() if (own := own_sizes(module))}
         self._found: dict[str, set[str]] = {}
+        self._helped: set[str] = set()
 
     def needed(self, number: int) -> Sizes:
         """Of the `number`-th group; none if there are no numbers with which it can be cut, or if it needs none."""
         group = self._structure.groups[number]
         fitting, near = self._fitting(group), _near(group)
         attempts = _Attempts(self._dense, self._structure, number)
-        kind = _numberless(" ".join(f"{axis.tensor}[{axis.dim}]" for axis in group.axes))
-        if kind in self._found:  # in a row of like modules, what helped or did not in the first
-            like = [size for name in near for size in fitting.get(name, ()) if _kind(size) in self._found[kind]]
-            if not self._found[kind] or attempts(tuple(like)).works:
-                return tuple(like)
+        kinds = self._found.get(group.kind, self._helped)  # what helped or did not in the first of a row of like groups
+        like = tuple(size for name in near for size in fitting.get(name, ()) if _kind(size) in kinds)
+        if (group.kind in self._found and not kinds) or (like and attempts(like).works):
+            return like
         sizes = _searched(attempts, fitting, near)
-        self._found[kind] = {_kind(size) for size in sizes}
+        self._found[group.kind] = {_kind(size) for size in sizes}
+        self._helped |= self._found[group.kind]
         return sizes
 
     def _fitting(self, group: Group) -> dict[str, Sizes]:
@@ -189,9 +187,4 @@ def _rows(sizes: Iterable[Size], key: Callable[[Size], str]) -> list[Sizes]:
 
 
 def _kind(size: Size) -> str:
-    return _numberless(f"{size.module}.{size.attribute}")
-
-
-def _numberless(name: str) -> str:
-    """The same for like places in a row of like modules."""
-    return re.sub(r"\d+", "#", name)
+    return numberless(f"{size.module}.{size.attribute}")

@@ -35,19 +35,22 @@ def smaller(model: nn.Module, inputs: Inputs, tape: Tape, watch: Watch) -> tuple
     Returns:
         None if there are none.
     """
-    fewer = pytree.tree_map_only(Tensor, _fewer, inputs)
-    if sum(call.macs or 0 for call in tape.calls) < _WORTH or shapes_of(tensors_of(fewer)) == shapes_of(
-        tensors_of(inputs)
-    ):
+    if sum(call.macs or 0 for call in tape.calls) < _WORTH or (reduced := fewer(inputs)) is None:
         return None
     try:
-        other = recorded(model, fewer, watch, like=tape)
+        other = recorded(model, reduced, watch, like=tape)
     except TraceError:
         return None
     if [_wiring(ran) for ran in tape.ops] != [_wiring(ran) for ran in other.ops]:
         return None
     same = _plain(labelled(tape, {}).context.ledger) == _plain(labelled(other, {}).context.ledger)
-    return (fewer, shapes_of(other.results)) if same else None
+    return (reduced, shapes_of(other.results)) if same else None
+
+
+def fewer(inputs: Inputs) -> Inputs | None:
+    """The first positions of images and volumes, and at most two samples; None if that is what there is."""
+    reduced: Inputs = pytree.tree_map_only(Tensor, _fewer, inputs)
+    return None if shapes_of(tensors_of(reduced)) == shapes_of(tensors_of(inputs)) else reduced
 
 
 def shapes_of(tensors: Sequence[Any]) -> list[torch.Size]:
@@ -56,7 +59,6 @@ def shapes_of(tensors: Sequence[Any]) -> list[torch.Size]:
 
 
 def _fewer(tensor: Tensor) -> Tensor:
-    """The first positions of an image or a volume, and at most two samples."""
     if tensor.dim() < 4 or not tensor.is_floating_point():
         return tensor
     for dim, size in enumerate(tensor.shape):

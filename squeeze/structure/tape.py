@@ -281,13 +281,14 @@ def recorded(model: nn.Module, inputs: Inputs, watch: Watch, training: bool = Fa
 def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Eval (or training) mode, and only ops that a rule can see; afterwards everything is as it was."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    own = {id(buffer): buffer for module in modes for buffer in module._buffers.values() if buffer is not None}
+    buffers = [(buffer, buffer.detach().clone()) for buffer in own.values()]
     held = [pair for module in modes if not isinstance(module, torch.jit.ScriptModule) for pair in _held(module)]
     fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     try:
         model.train(training)
         torch.backends.mha.set_fastpath_enabled(False)
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        if any(isinstance(module, nn.RNNBase) for module in modes):
             torch.backends.mkldnn.set_flags(False)
         with torch.random.fork_rng(enabled=training):
             yield

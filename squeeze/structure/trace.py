@@ -11,12 +11,14 @@ from torch import nn
 from squeeze.errors import TraceError
 from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple, edges
+from squeeze.structure.dense import Dense
 from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
+from squeeze.structure.reference import stirred
 from squeeze.structure.run import Record, labelled
 from squeeze.structure.smaller import shapes_of, smaller
 from squeeze.structure.tape import Tape, recorded
-from squeeze.structure.trial import Dense, Trial
+from squeeze.structure.trial import Trial
 from squeeze.structure.watch import Tell, Watch
 from squeeze.task import Inputs
 
@@ -50,7 +52,8 @@ def trace(
     tapes = _tapes(model, example_inputs, watch)
     shapes = shapes_of(tapes[0].results)
     proof = smaller(model, example_inputs, tapes[0], watch)
-    dense = Dense(model, example_inputs, shapes, watch, proof)
+    watch.step("a copy of the model")
+    dense = Dense(stirred(model), example_inputs, shapes, watch, proof)
     for _ in range(_ROUNDS):
         record = _labelled(tapes, known)
         coupling = known.sized(couple(record, model, known.pins))
@@ -61,8 +64,9 @@ def trace(
         if known.learn(trial, record, coupling, structure):
             continue
         if trial.fits():
-            return _without(structure, trial.bodies())
-        dense = Dense(model, example_inputs, shapes, watch)
+            whole = _with_bodies(structure, record, coupling, model)
+            return _without(whole, trial.bodies(whole))
+        dense = Dense(dense.model, example_inputs, shapes, watch)
     raise TraceError(
         f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "
         f"{_ROUNDS} trials; make its forward deterministic in eval mode."
@@ -90,15 +94,14 @@ def _labelled(tapes: Sequence[Tape], known: Known) -> Record:
 
 
 def _structure(record: Record, coupling: Coupling, model: nn.Module) -> Structure:
+    """Without blocks and branches, which are looked for when the groups are proved."""
+    found = edges(record, record.nodes)
+    return Structure(coupling.groups, (), (), found, coupling.pinned, cost_model(record, model))
+
+
+def _with_bodies(structure: Structure, record: Record, coupling: Coupling, model: nn.Module) -> Structure:
     graph = Graph(record, model)
-    return Structure(
-        coupling.groups,
-        blocks(graph),
-        branches(graph, coupling),
-        edges(record, record.nodes),
-        coupling.pinned,
-        cost_model(record, model),
-    )
+    return replace(structure, blocks=blocks(graph), branches=branches(graph, coupling))
 
 
 def _without(structure: Structure, refused: set[str]) -> Structure:

@@ -1,131 +1,27 @@
 """The trial: labels cannot see sizes written in the user's code, so every cut is tried on the running model."""
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from squeeze.blame import first_line, line_of
-from squeeze.copying import Holders, copied, sharing
-from squeeze.edits import carry_out
+from squeeze.copying import Holders, sharing
+from squeeze.edits import carry_out, carry_out_shapes
 from squeeze.errors import PlanError
+from squeeze.plan import Edit
 from squeeze.structure.couple import PRODUCT
 from squeeze.structure.culprits import Failure, Search
 from squeeze.structure.cuts import first_cut, second_cut
-from squeeze.structure.groups import Choice, Group, Structure
-from squeeze.structure.reference import TOLERANCE, agree, masked, shaken, stirred, swapped
+from squeeze.structure.dense import Dense
+from squeeze.structure.groups import Choice, Group, Structure, numberless
+from squeeze.structure.reference import masked, swapped
 from squeeze.structure.smaller import shapes_of
-from squeeze.structure.tape import quietly
-from squeeze.structure.watch import Watch
-from squeeze.task import Inputs, call, tensors_of
 
-Shapes = Sequence[torch.Size]
-_LEVELS = (1e-5, 3e-5, 1e-4, 3e-4)
 _RESHAPED = "the output changes its shape"
 _MOVED = "the output is not that of the masked model"
-
-
-class Dense:
-    """The uncut model, whose numbers are stirred so that a misplaced channel shows.
-
-    Args:
-        model: Is left as it is.
-        inputs: Its example inputs.
-        shapes: Of its outputs.
-        watch: Is told what is tried.
-        proof: Smaller inputs on which outputs are compared, and the shapes of the outputs there; None for the
-            example's own.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        shapes: Shapes,
-        watch: Watch,
-        proof: tuple[Inputs, Shapes] | None = None,
-    ) -> None:
-        watch.step("a copy of the model")
-        self.model = stirred(model)
-        self.watch = watch
-        self.reduced = proof is not None
-        self.inputs, self.shapes = proof or (inputs, shapes)
-        self.whole_inputs, self.whole_shapes = inputs, shapes
-        self.unbroken: set[frozenset[bytes]] = set()
-
-    def run(self, model: nn.Module) -> list[Tensor]:
-        """The outputs of a model, this one or a smaller one."""
-        with quietly(model), torch.no_grad():
-            return tensors_of(call(model, self.inputs))
-
-    def fits(self, model: nn.Module) -> bool:
-        """On the example inputs, whole, a smaller model has outputs of the right shapes."""
-        try:
-            with quietly(model), torch.no_grad():
-                return shapes_of(tensors_of(call(model, self.whole_inputs))) == self.whole_shapes
-        except Exception:  # noqa: BLE001 - whatever the user's code raises, it does not fit
-            return False
-
-    def train(self, model: nn.Module) -> list[Tensor] | None:
-        """As `run`, in training mode; None if the model needs more than example inputs for that."""
-        own = copied(model)  # in training a forward may write to its parameters, and large ones are the given model's
-        try:
-            with quietly(own, training=True), torch.no_grad():
-                return tensors_of(call(own, self.whole_inputs))
-        except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
-            return None
-
-    @cached_property
-    def outputs(self) -> list[Tensor]:
-        """Of the model."""
-        return self.run(self.model)
-
-    @cached_property
-    def tolerance(self) -> float:
-        """What outputs may differ by: rounding, enlarged as this model enlarges it, and no more."""
-        with quietly(self.model), torch.no_grad():
-            others = tensors_of(call(self.model, pytree.tree_map_only(Tensor, shaken, self.inputs)))
-        levels = _LEVELS if shapes_of(others) == shapes_of(self.outputs) else ()
-        return next((level for level in levels if agree(self.outputs, others, level / 10)), TOLERANCE)
-
-    def same_model(self, expected: nn.Module, found: nn.Module, outputs: Sequence[Tensor]) -> bool:
-        """Two models, the second with these outputs, compute the same.
-
-        Where rounding alone moves the outputs by more than any tolerance, as it does where it decides which of two
-        like boxes a detector keeps, they are compared in float64.
-        """
-        if self.same(self.run(expected), outputs):
-            return True
-        if self.tolerance != TOLERANCE:
-            return False
-        try:
-            return agree(self._run_precisely(expected), self._run_precisely(found), _LEVELS[0])
-        except Exception:  # noqa: BLE001 - code that is written for float32 cannot be asked again
-            return False
-
-    def _run_precisely(self, model: nn.Module) -> list[Tensor]:
-        widened = copied(model).double()
-        inputs = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, self.inputs)
-        with quietly(widened), torch.no_grad():
-            return tensors_of(call(widened, inputs))
-
-    def same(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-        """Two outputs differ by no more than the model's tolerance, which is looked into only where it matters."""
-        if agree(expected, found, _LEVELS[0]):
-            return True
-        return agree(expected, found, TOLERANCE) and agree(expected, found, self.tolerance)
-
-    @cached_property
-    def trained(self) -> list[torch.Size] | None:
-        """Of the outputs in training mode."""
-        outputs = self.train(self.model)
-        return None if outputs is None else shapes_of(outputs)
 
 
 @dataclass(frozen=True)
@@ -199,7 +95,7 @@ class Trial:
         for going in self._later:
             self._stage = replace(self._stage, going=going)
             for numbers, trouble in ((every, self._breaks), (exact, self._moves)):
-                found = Search(trouble, self._kind, self.scaled).culprits(numbers)
+                found = self._blamed(trouble, numbers)
                 if found or self.scaled:
                     return found
             self._advance()
@@ -207,15 +103,25 @@ class Trial:
         found = Search(self._unlearns, self._kind, self.scaled).culprits(every)
         return found or Search(self._swaps, self._kind).culprits(inexact)
 
-    def bodies(self) -> set[str]:
-        """The blocks and branches that cannot go, tried on what `groups` left: it is quicker."""
-        bad = Search(self._drops_blocks, _numberless).culprits([b.name for b in self.structure.blocks])
+    def _blamed(self, trouble: Callable[[Sequence[int]], str], numbers: Sequence[int]) -> list[Failure[int]]:
+        if trouble == self._breaks and trouble(numbers) and self._crashes(numbers):
+            trouble = self._crashes
+        return Search(trouble, self._kind, self.scaled).culprits(numbers)
+
+    def bodies(self, whole: Structure) -> set[str]:
+        """The blocks and branches that cannot go, tried on what `groups` left: it is quicker.
+
+        Args:
+            whole: The structure of the same groups, with blocks and branches.
+        """
+        self.structure = whole
+        bad = Search(self._drops_blocks, numberless).culprits([b.name for b in self.structure.blocks])
         by_concat: dict[str, list[str]] = {}
         for branch in self.structure.branches:
             by_concat.setdefault(branch.concat, []).append(branch.name)
         for turn in (0, 1):
             names = [n for siblings in by_concat.values() for i, n in enumerate(siblings) if i % 2 == turn]
-            bad += Search(self._drops_branches, _numberless).culprits(names)
+            bad += Search(self._drops_branches, numberless).culprits(names)
         return {failure.item for failure in bad}
 
     def fits(self) -> bool:
@@ -223,7 +129,7 @@ class Trial:
         return not self.dense.reduced or self.dense.fits(self._done.model)
 
     def _kind(self, number: int) -> str:
-        return _numberless(" ".join(f"{axis.tensor}[{axis.dim}]" for axis in self.structure.groups[number].axes))
+        return self.structure.groups[number].kind
 
     def _advance(self) -> None:
         """From here on, what goes of all groups is gone."""
@@ -245,28 +151,43 @@ class Trial:
         self.dense.watch.step(f"trying to cut {''.join(names[:1])}{more}")
 
     def _carried_out(self, choice: Choice) -> _Cut:
-        smaller = sharing(self.dense.model)
+        return self._tried(choice, self.dense, carry_out)
+
+    def _tried(self, choice: Choice, dense: Dense, carry_out: Callable[[nn.Module, Sequence[Edit]], nn.Module]) -> _Cut:
+        smaller = sharing(dense.model)
         try:
-            outputs = self.dense.run(carry_out(smaller, self.structure.edits(choice)))
+            outputs = dense.run(carry_out(smaller, self.structure.edits(choice)))
         except PlanError as error:
             return _Cut(smaller, problem=str(error))
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
             return _Cut(smaller, problem=f"{type(error).__name__}: {first_line(error)} @ {line_of(error)}")
         # Where data decide about shapes, the model whose numbers are stirred may return others.
-        if shapes_of(outputs) != self.dense.shapes and shapes_of(outputs) != shapes_of(self.dense.outputs):
+        if shapes_of(outputs) != dense.shapes and shapes_of(outputs) != shapes_of(dense.outputs):
             return _Cut(smaller, outputs, _RESHAPED)
         return _Cut(smaller, outputs)
 
     def _breaks(self, numbers: Sequence[int]) -> str:
-        """What goes wrong; what went well with the same groups in a round before is not tried again on the way."""
+        """What goes wrong."""
+        return self._unless_known(numbers, self.dense, self._breaking)
+
+    def _crashes(self, numbers: Sequence[int]) -> str:
+        """What `_breaks` says, as far as it can be found out quickly: from shapes alone, and few positions."""
+        return self._unless_known(numbers, self.dense.quick, self._crashing)
+
+    def _unless_known(self, numbers: Sequence[int], dense: Dense, trouble: Callable[[Sequence[int]], str]) -> str:
+        """What went well with the same groups in a round before is not tried again on the way."""
         groups = frozenset(self._contents[number] for number in numbers)
         whole, early = len(numbers) == len(self._every), self._stage.before is self._nothing
-        if early and not whole and groups in self.dense.unbroken:
+        if early and not whole and groups in dense.unbroken:
             return ""
-        problem = self._breaking(numbers)
+        problem = trouble(numbers)
         if early and not problem:
-            self.dense.unbroken.add(groups)
+            dense.unbroken.add(groups)
         return problem
+
+    def _crashing(self, numbers: Sequence[int]) -> str:
+        self._say([self.structure.groups[number].name for number in numbers])
+        return self._tried(self._stage.choice(numbers), self.dense.quick, carry_out_shapes).broken
 
     def _breaking(self, numbers: Sequence[int]) -> str:
         cut = self._cut(numbers)
@@ -360,8 +281,3 @@ def _only(numbers: Sequence[int], units: Sequence[np.ndarray]) -> tuple[np.ndarr
     """What goes of some groups; the others are whole."""
     wanted = set(numbers)
     return tuple(gone & (number in wanted) for number, gone in enumerate(units))
-
-
-def _numberless(name: str) -> str:
-    """The same for like places in a row of like modules."""
-    return re.sub(r"\d+", "#", name)
