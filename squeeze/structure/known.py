@@ -83,9 +83,9 @@ class Known:
 
     def reread(self, record: Record, nodes: np.ndarray) -> bool:
         """Take the next reading wherever one is left and these nodes are concerned."""
-        changed = False
+        changed, marked = False, _marked(record, nodes)
         for site in record.context.sites:
-            if self.readings.get(site.key, 0) + 1 < site.options and np.isin(site.ids, nodes).any():
+            if self.readings.get(site.key, 0) + 1 < site.options and marked[site.ids].any():
                 self.readings[site.key] = self.readings.get(site.key, 0) + 1
                 changed = True
         return changed
@@ -142,7 +142,8 @@ class Known:
         """Take back pins and readings; returns what they were."""
         pins = [pin for pin in self.pins if any(pin is one.pin for one in failed)]
         self.pins = [pin for pin in self.pins if not any(pin is one.pin for one in failed)]
-        sites = [site.key for site in record.context.sites if any(np.isin(site.ids, one.nodes).any() for one in failed)]
+        marked = _marked(record, *(one.nodes for one in failed))
+        sites = [site.key for site in record.context.sites if marked[site.ids].any()]
         readings = {key: self.readings.get(key, 0) for key in sites}
         self.readings.update(dict.fromkeys(sites, 0))
         return pins, readings
@@ -162,6 +163,13 @@ def _equal(outer: Group, inner: Group) -> Iterator[tuple[Place, Place]]:
 
 def _whole(axis: Axis) -> bool:
     return bool((axis.units >= 0).all())
+
+
+def _marked(record: Record, *nodes: np.ndarray) -> np.ndarray:
+    """(nodes + 1,) True for these; the last is that of no node."""
+    mark = np.zeros(record.nodes.total + 1, dtype=bool)
+    mark[np.concatenate(nodes)] = True
+    return mark
 
 
 def _span(record: Record, place: Place) -> np.ndarray:
