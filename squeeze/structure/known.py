@@ -40,10 +40,17 @@ class _Join:
 
 @dataclass(frozen=True, eq=False)
 class _Sized:
-    """Numbers in the user's modules that say how many of these nodes there are; none if that turned out to be wrong."""
+    """Numbers in the user's modules that say how many of these nodes there are; none if that turned out to be wrong.
+
+    Attributes:
+        nodes: Of a group.
+        sizes: The numbers.
+        tried: With this group, not only with one like it.
+    """
 
     nodes: np.ndarray
     sizes: tuple[Size, ...]
+    tried: bool
 
 
 @dataclass
@@ -113,10 +120,11 @@ class Known:
         before = [sized for sized in self.sizes if np.isin(nodes, sized.nodes).any()]
         self.sizes = [sized for sized in self.sizes if sized not in before]
         taken = {(size.module, size.attribute) for sized in self.sizes for size in sized.sizes}
-        tried = any(np.isin(nodes, sized.nodes).all() for sized in before)
-        sizes = () if tried else search.needed(number)
+        failed = [sized for sized in before if np.isin(nodes, sized.nodes).all()]
+        like = None if failed else search.like(number)
+        sizes = () if any(sized.tried for sized in failed) else search.needed(number) if like is None else like
         free = not any((size.module, size.attribute) in taken for size in sizes)
-        self.sizes.append(_Sized(nodes, sizes if free else ()))
+        self.sizes.append(_Sized(nodes, sizes if free else (), tried=like is None))
         return bool(sizes) and free
 
     def _part(self, record: Record, nodes: np.ndarray) -> bool:

@@ -5,7 +5,7 @@ end, computes what the masked model computes; whatever it does not get further w
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,19 +104,26 @@ class Search:
         self._found: dict[str, set[str]] = {}
         self._helped: set[str] = set()
 
+    def like(self, number: int) -> Sizes | None:
+        """What the first of a row of groups like the `number`-th needed, here; untried. None if that is not known."""
+        group = self._structure.groups[number]
+        sizes = self._of_kinds(group, self._found.get(group.kind, set()))
+        return sizes if {_kind(size) for size in sizes} == self._found.get(group.kind) else None
+
     def needed(self, number: int) -> Sizes:
         """Of the `number`-th group; none if there are no numbers with which it can be cut, or if it needs none."""
         group = self._structure.groups[number]
-        fitting, near = self._fitting(group), _near(group)
-        attempts = _Attempts(self._dense, self._structure, number)
-        kinds = self._found.get(group.kind, self._helped)  # what helped or did not in the first of a row of like groups
-        like = tuple(size for name in near for size in fitting.get(name, ()) if _kind(size) in kinds)
-        if (group.kind in self._found and not kinds) or (like and attempts(like).works):
-            return like
-        sizes = _searched(attempts, fitting, near)
+        attempts, helped = _Attempts(self._dense, self._structure, number), self._of_kinds(group, self._helped)
+        if helped and attempts(helped).works:
+            return helped
+        sizes = _searched(attempts, self._fitting(group), _near(group))
         self._found[group.kind] = {_kind(size) for size in sizes}
         self._helped |= self._found[group.kind]
         return sizes
+
+    def _of_kinds(self, group: Group, kinds: Container[str]) -> Sizes:
+        fitting = self._fitting(group)
+        return tuple(size for name in _near(group) for size in fitting.get(name, ()) if _kind(size) in kinds)
 
     def _fitting(self, group: Group) -> dict[str, Sizes]:
         """Each module's numbers that are a multiple of the group's size: of what a unit takes somewhere, or a part."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from squeeze.edits import rewrite
 from squeeze.plan import Resize
@@ -17,8 +17,12 @@ def traced(name: str) -> tuple[nn.Module, Structure]:
 
 
 def resized(name: str) -> dict[str, tuple[int, int]]:
+    """As `changed`, for a hard network."""
+    return changed(*traced(name))
+
+
+def changed(model: nn.Module, structure: Structure) -> dict[str, tuple[int, int]]:
     """Each number that changes when the first unit of every group goes: what it was, and what it is."""
-    model, structure = traced(name)
     choice = structure.nothing()
     for units in choice.units:
         units[:1] = len(units) > 1
@@ -67,3 +71,22 @@ def test_a_part_that_does_not_shrink_keeps_its_number() -> None:
     small = rewrite(model, structure.edits(choice))
     assert (small.middle.first, small.middle.second) == (6, 8)  # type: ignore[union-attr]
     assert small(torch.ones(2, 3, 8, 8)).shape == (2, 5)
+
+
+class Body(nn.Module):
+    """Keeps the width of its middle twice, and reads one of the two numbers."""
+
+    def __init__(self, reads: str) -> None:
+        super().__init__()
+        self.widen, self.narrow, self.reads = nn.Linear(8, 12), nn.Linear(12, 8), reads
+        self.one = self.other = 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = self.one if self.reads == "one" else self.other
+        return x + self.narrow(torch.relu(self.widen(x)).view(len(x), width))
+
+
+def test_what_helped_a_like_module_is_only_a_guess() -> None:
+    model = nn.Sequential(Body("one"), Body("other"), Body("one"), nn.Linear(8, 2))
+    structure = trace(model, torch.randn(2, 8))
+    assert changed(model, structure) == {"0.one": (12, 11), "1.other": (12, 11), "2.one": (12, 11)}

@@ -100,7 +100,28 @@ def test_a_trace_finds_the_same_as_on_whole_inputs(kind: type[nn.Module], monkey
     assert by_smaller.cost() == whole.cost()
 
 
-def test_a_size_that_shows_on_whole_inputs_only_is_found() -> None:
+@pytest.mark.parametrize("worth", [0, 10**9])
+def test_a_size_that_shows_on_whole_inputs_only_is_found(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WORTH", worth)
     structure = trace(Written(), X)
     assert structure.groups == ()
     assert {pin.tensor for pin in structure.pinned} >= {"first.weight"}
+
+
+@pytest.mark.parametrize("kind", [Longer, Net])
+def test_culprits_are_looked_for_on_fewer_positions(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WORTH", 10**9)
+    heights: list[int] = []
+    net = nn.Sequential(kind(), Fixed())
+    net[0].register_forward_pre_hook(lambda _, args: heights.append(args[0].shape[-2]))
+    structure = trace(net, X)
+    assert {pin.tensor for pin in structure.pinned} >= {"0.second.weight"}
+    assert [group.name for group in structure.groups] == ["0.first"]
+    assert 64 in heights
+
+
+class Fixed(nn.Module):
+    """Knows its number of channels by heart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], 2, 2, -1).sum(-1).flatten(1)

@@ -1,0 +1,131 @@
+"""The uncut model, and what is compared with it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from squeeze.copying import copied
+from squeeze.structure.reference import TOLERANCE, agree, shaken
+from squeeze.structure.smaller import fewer, shapes_of
+from squeeze.structure.tape import quietly
+from squeeze.structure.watch import Watch
+from squeeze.task import Inputs, call, tensors_of
+
+Shapes = Sequence[torch.Size]
+_LEVELS = (1e-5, 3e-5, 1e-4, 3e-4)
+
+
+class Dense:
+    """The uncut model, whose numbers are stirred so that a misplaced channel shows.
+
+    Args:
+        model: `stirred`.
+        inputs: Its example inputs.
+        shapes: Of its outputs.
+        watch: Is told what is tried.
+        proof: Smaller inputs on which outputs are compared, and the shapes of the outputs there; None for the
+            example's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        shapes: Shapes,
+        watch: Watch,
+        proof: tuple[Inputs, Shapes] | None = None,
+    ) -> None:
+        self.model = model
+        self.watch = watch
+        self.reduced = proof is not None
+        self.inputs: Inputs
+        self.shapes: Shapes
+        self.inputs, self.shapes = proof or (inputs, shapes)
+        self.whole_inputs, self.whole_shapes = inputs, shapes
+        self.unbroken: set[frozenset[bytes]] = set()
+
+    @cached_property
+    def quick(self) -> "Dense":
+        """The model on fewer positions, if it runs there, for finding what is to blame; not for proofs.
+
+        It need not run in the same way there, so what works must be tried again on the example's own inputs.
+        """
+        if (inputs := fewer(self.inputs)) is None:
+            return self
+        quick = Dense(self.model, inputs, (), self.watch)
+        try:
+            quick.shapes = shapes_of(quick.outputs)
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, it wants the example's own
+            return self
+        return quick
+
+    def run(self, model: nn.Module) -> list[Tensor]:
+        """The outputs of a model, this one or a smaller one."""
+        with quietly(model), torch.no_grad():
+            return tensors_of(call(model, self.inputs))
+
+    def fits(self, model: nn.Module) -> bool:
+        """On the example inputs, whole, a smaller model has outputs of the right shapes."""
+        try:
+            with quietly(model), torch.no_grad():
+                return shapes_of(tensors_of(call(model, self.whole_inputs))) == self.whole_shapes
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, it does not fit
+            return False
+
+    def train(self, model: nn.Module) -> list[Tensor] | None:
+        """As `run`, in training mode; None if the model needs more than example inputs for that."""
+        own = copied(model)  # in training a forward may write to its parameters, and large ones are the given model's
+        try:
+            with quietly(own, training=True), torch.no_grad():
+                return tensors_of(call(own, self.whole_inputs))
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
+            return None
+
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        """Of the model."""
+        return self.run(self.model)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """What outputs may differ by: rounding, enlarged as this model enlarges it, and no more."""
+        with quietly(self.model), torch.no_grad():
+            others = tensors_of(call(self.model, pytree.tree_map_only(Tensor, shaken, self.inputs)))
+        levels = _LEVELS if shapes_of(others) == shapes_of(self.outputs) else ()
+        return next((level for level in levels if agree(self.outputs, others, level / 10)), TOLERANCE)
+
+    def same_model(self, expected: nn.Module, found: nn.Module, outputs: Sequence[Tensor]) -> bool:
+        """Two models, the second with these outputs, compute the same.
+
+        Where rounding alone moves the outputs by more than any tolerance, as it does where it decides which of two
+        like boxes a detector keeps, they are compared in float64.
+        """
+        if self.same(self.run(expected), outputs):
+            return True
+        if self.tolerance != TOLERANCE:
+            return False
+        try:
+            return agree(self._run_precisely(expected), self._run_precisely(found), _LEVELS[0])
+        except Exception:  # noqa: BLE001 - code that is written for float32 cannot be asked again
+            return False
+
+    def _run_precisely(self, model: nn.Module) -> list[Tensor]:
+        widened = copied(model).double()
+        inputs = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, self.inputs)
+        with quietly(widened), torch.no_grad():
+            return tensors_of(call(widened, inputs))
+
+    def same(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+        """Two outputs differ by no more than the model's tolerance, which is looked into only where it matters."""
+        if agree(expected, found, _LEVELS[0]):
+            return True
+        return agree(expected, found, TOLERANCE) and agree(expected, found, self.tolerance)
+
+    @cached_property
+    def trained(self) -> list[torch.Size] | None:
+        """Of the outputs in training mode."""
+        outputs = self.train(self.model)
+        return None if outputs is None else shapes_of(outputs)
