@@ -38,6 +38,8 @@ RATIOS = (4, 8, 16)
 """N / q: one kernel in so many is left."""
 SECONDS = 0.004
 """About how long each measurement runs; small layers are called several times."""
+REST = 0.01
+"""Seconds before each: threads of the way before, which wait for more work by spinning, have gone to sleep by then."""
 
 
 def layer(channels: int, ratio: int) -> squeeze.nn.ClusteredConv2d:
@@ -76,6 +78,8 @@ def timed(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[fl
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
+            time.sleep(REST)
+            way()
             begin = time.perf_counter()
             for _ in range(calls[name]):
                 way()

@@ -119,6 +119,15 @@ def test_is_exported_and_compiled_whole() -> None:
         assert torch.allclose(clustered.onnx_form()(x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_computes_in_eval_mode_as_the_dense_one_does(bias: bool) -> None:
+    conv = convolution(padding=1, bias=bias).float()
+    clustered = ClusteredConv2d.from_conv(conv, CLUSTERS).eval()
+    x = torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        assert torch.allclose(clustered(x), dense(clustered, conv)(x), atol=1e-6)
+
+
 def test_autocast_computes_in_low_precision_and_trains() -> None:
     clustered = ClusteredConv2d.from_conv(convolution().float(), CLUSTERS)
     x = torch.randn(2, 8, 6, 6)

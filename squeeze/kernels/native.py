@@ -7,7 +7,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the structures below; a kernel that was built for another is not called."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -30,6 +30,8 @@ class Layer(ctypes.Structure):
         ("chunks", _INT),
         ("chunk", _POINTER),
         ("rows", _INT),
+        ("stages", _INT),
+        ("stage", _POINTER),
         ("dense", _INT),
         ("dense_channel", _POINTER),
         ("dense_weight", _POINTER),

@@ -13,6 +13,9 @@ MOST = 4095
 """Clusters of a channel: rows of Z are numbered in 16 bits, in units of 8 bytes."""
 ENOUGH = 5
 """Channels that one chunk should hold at least."""
+STAGE = 512 * 1024
+"""Bytes of centroids, offsets and weights that are gone through for every tile of a band: they should stay in the
+second-level cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +99,7 @@ def packed(operands: ClusteredOperands, code: Code) -> Packed:
         for name, array in arrays.items():
             setattr(layer, name, array.ctypes.data)
         layer.clustered, layer.dense = len(arrays["channel"]), len(arrays["dense_channel"])
-        layer.chunks = len(arrays["chunk"]) - 1
+        layer.chunks, layer.stages = len(arrays["chunk"]) - 1, len(arrays["stage"])
         counted = np.append(arrays["count"].cumsum(), 0)  # the last is read for a chunk that begins at 0
         layer.rows = int(np.diff(counted[arrays["chunk"] - 1]).max(initial=0))
         made.append(Group(layer, tuple(arrays.values())))
@@ -127,6 +130,7 @@ def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code:
         # The kernel reads four at a time, so beyond the end.
         "offsets": np.concatenate((offsets.ravel(), np.zeros(4, dtype=np.int64))).astype(np.uint16),
         "chunk": chunk,
+        "stage": _stages(chunk, (taps * 4 * sizes + 2 * outputs).cumsum(), taps * 4 * outputs, len(dense)),
         "dense_channel": channels[dense].astype(np.int32),
         "dense_weight": _joined([table[index[c]].T for c in dense]),
     }
@@ -137,17 +141,16 @@ def _arrays(operands: ClusteredOperands, group: int, channels: np.ndarray, code:
 
 
 def _tile(counts: np.ndarray, outputs: int, code: Code) -> tuple[int, int]:
-    """How many vectors a tile has, and how many rows of Z stay in the first-level cache beside the sums of all outputs.
+    """How many vectors a tile has, and how many rows of Z a chunk has: they fill most of the first-level cache.
 
-    Two vectors halve the offsets that are read for each, unless so few channels fit into the cache that the sums are
-    taken up and put down again for nearly every one.
+    Two vectors halve the offsets that are read for each, unless so few channels fit into the cache beside the sums of
+    all outputs that these are taken up and put down again for nearly every one.
     """
-    for vectors in (2, 1):
-        row = vectors * code.vector_bytes
-        rows = max(code.cache_bytes - outputs * row, code.cache_bytes // 2) // row
-        if vectors == 1 or rows >= ENOUGH * counts.sum() / max(len(counts), 1):
-            break
-    return vectors, rows
+    vectors = 2
+    beside = max(code.cache_bytes - outputs * 2 * code.vector_bytes, code.cache_bytes // 2)
+    if beside < ENOUGH * counts.sum() / max(len(counts), 1) * 2 * code.vector_bytes:
+        vectors = 1
+    return vectors, 4 * code.cache_bytes // 5 // (vectors * code.vector_bytes)
 
 
 def _chunks(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +164,28 @@ def _chunks(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         rows += size
     ends = [*begins, len(sizes)] if len(sizes) else [0]
     return np.array(ends, dtype=np.int32), np.array(above, dtype=np.int64)
+
+
+def _stages(chunk: np.ndarray, bytes_before: np.ndarray, bytes_of_dense: int, dense: int) -> np.ndarray:
+    """(stages, 4) Runs of chunks, then of dense channels, that each read about `STAGE` bytes, or one chunk or channel.
+
+    Args:
+        chunk: Where chunks begin and end.
+        bytes_before: Bytes of the clustered channels up to and with each.
+        bytes_of_dense: Of a dense channel.
+        dense: How many there are.
+    """
+    ends = bytes_before[chunk[1:] - 1] if len(chunk) > 1 else bytes_before[:0]
+    stages, begin, read = list[tuple[int, int, int, int]](), 0, 0
+    for number, end in enumerate(ends.tolist()):
+        if number > begin and end - read > STAGE:
+            stages.append((begin, number, 0, 0))
+            begin, read = number, int(ends[number - 1])
+    at_once, chunks = max(STAGE // bytes_of_dense, 1), len(ends)
+    if chunks:
+        stages.append((begin, chunks, 0, 0))
+    stages += [(chunks, chunks, first, min(first + at_once, dense)) for first in range(0, dense, at_once)]
+    return np.array(stages or [(0, 0, 0, 0)], dtype=np.int32)
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:

@@ -122,7 +122,8 @@ class ClusteredConv2d(nn.Module):
         return way(x, partial(self.operands, padding), self._kept, *self._changing())
 
     def _changing(self) -> tuple[Tensor | None, ...]:
-        return self.centroids, self.index, self.bias
+        own = self._parameters  # past nn.Module.__getattr__, which takes as long as all else that is done in a call
+        return own["centroids"], self._buffers["index"], own.get("bias")
 
     def operands(self, padding: tuple[int, ...]) -> ClusteredOperands:
         """What a native kernel takes."""

@@ -59,13 +59,23 @@ static double one_layer(const char* name, int64_t vector_bytes, int64_t z_bytes)
     if (!channel.empty()) chunk.push_back(channel.size());
     for (int i = 0; i < 4; ++i) offsets.push_back(0);
     for (int64_t n = 0; n < N; ++n) bias.push_back(number());
+    // Every chunk and dense channel a stage of its own, or all one stage after the other.
+    const int32_t chunks = chunk.size() - 1, dense = dense_channel.size();
+    std::vector<squeeze::Stage> stage;
+    if (any(0, 1)) {
+        for (int32_t g = 0; g < chunks; ++g) stage.push_back({g, g + 1, 0, 0});
+        for (int32_t c = 0; c < dense; ++c) stage.push_back({chunks, chunks, c, c + 1});
+    } else {
+        stage = {{0, chunks, 0, 0}, {chunks, chunks, 0, dense}};
+    }
+    std::vector<std::unique_ptr<squeeze::Stage[]>> stages;
     std::vector<std::unique_ptr<int32_t[]>> ints;
     std::vector<std::unique_ptr<int64_t[]>> longs;
     std::vector<std::unique_ptr<float[]>> floats;
     std::vector<std::unique_ptr<uint16_t[]>> shorts;
     const squeeze::Layer layer{N, K, s, p, vectors, (int64_t)channel.size(), exactly(ints, channel), exactly(ints, count),
                                exactly(longs, start), exactly(floats, centroids), exactly(shorts, offsets),
-                               (int64_t)chunk.size() - 1, exactly(ints, chunk), most, (int64_t)dense_channel.size(),
+                               chunks, exactly(ints, chunk), most, (int64_t)stage.size(), exactly(stages, stage), dense,
                                exactly(ints, dense_channel), exactly(floats, dense_weight), exactly(floats, bias)};
     std::vector<float> values(images * C * H * W);
     for (float& v : values) v = number();

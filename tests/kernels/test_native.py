@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from squeeze.kernels import ClusteredOperands, native
+from squeeze.kernels import ClusteredOperands, native, packing
 from squeeze.kernels.packing import fits, packed
 from tests.kernels.convolutions import random_operands
 
@@ -60,6 +60,18 @@ def test_more_rows_of_z_than_the_cache_holds_and_more_positions_than_a_band(name
     operands = random_operands((6, 700, 600), seed=3)
     x = torch.randn(2, 6, 33, 31)
     assert close(packed(operands, native.code(name)).run(x, 2), expected(x, operands))
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("stage", [1, 3000])
+def test_a_layer_in_stages(name: str, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "STAGE", stage)
+    monkeypatch.setattr(packing, "ENOUGH", 1)
+    operands = random_operands((23, 150, 140), seed=4)
+    ready = packed(operands, native.code(name))
+    assert ready.groups[0].layer.stages > 3
+    x = torch.randn(2, 23, 9, 11)
+    assert close(ready.run(x, 2), expected(x, operands))
 
 
 def test_channels_that_are_read_may_lie_anywhere() -> None:

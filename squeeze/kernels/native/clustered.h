@@ -7,7 +7,12 @@
 namespace squeeze {
 
 // Counts up when what follows changes, or what it means; squeeze/kernels/native.py refuses a kernel of another number.
-constexpr int64_t LAYOUT = 2;
+constexpr int64_t LAYOUT = 3;
+
+// A part of a layer whose centroids and weights stay in the second-level cache while all tiles of a band are computed.
+struct Stage {
+    int32_t chunk, chunk_end, dense, dense_end;
+};
 
 // The part of a layer that stays the same from call to call; squeeze/kernels/packing.py makes it. Arrays are contiguous.
 struct Layer {
@@ -25,6 +30,8 @@ struct Layer {
     int64_t chunks;                // runs of channels whose Z stays in the cache
     const int32_t* chunk;          // (chunks + 1,) where they begin
     int64_t rows;                  // most centroids in a chunk
+    int64_t stages;                // at least one
+    const Stage* stage;            // (stages,) chunks first, then dense channels, all of them in order
     int64_t dense;                 // input channels that keep all kernels
     const int32_t* dense_channel;  // (dense,) which they are
     const float* dense_weight;     // (dense, K * K, outputs)

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -63,7 +64,31 @@ class Pool {
 Pool* pool = nullptr;
 std::once_flag once;
 
-void start_afresh() { pool = new Pool; }
+// Where PyTorch has brought GNU's OpenMP, its threads do the work: they are awake after the layer before, and threads of
+// our own would wait for a processor until those have gone to sleep. In a forked child they do not run.
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+Parallel shared = nullptr;
+
+void find_shared() {
+    pool = new Pool;
+    shared = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+}
+
+void start_afresh() {
+    pool = new Pool;
+    shared = nullptr;
+}
+
+struct Work {
+    const std::function<void(int64_t)>& run;
+    int64_t count;
+    std::atomic<int64_t> next{0};
+};
+
+void take(void* argument) {
+    Work& work = *static_cast<Work*>(argument);
+    for (int64_t i; (i = work.next.fetch_add(1)) < work.count;) work.run(i);
+}
 
 }  // namespace
 
@@ -74,10 +99,15 @@ void in_parallel(int64_t count, int64_t threads, const std::function<void(int64_
         return;
     }
     std::call_once(once, [] {
-        start_afresh();
+        find_shared();
         pthread_atfork(nullptr, nullptr, start_afresh);
     });
-    pool->run(count, threads, work);
+    if (shared) {
+        Work shares{work, count};
+        shared(take, &shares, static_cast<unsigned>(threads), 0);
+    } else {
+        pool->run(count, threads, work);
+    }
 }
 
 }  // namespace squeeze

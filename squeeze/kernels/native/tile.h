@@ -4,8 +4,9 @@
 // y[n] = sum over c of Z[c, I(n, c)], Z[c, k] = x[c] * B[c, k]. Positions of the output are numbered row after row, and
 // taken in tiles of one or two vectors: two need fewer loads of offsets, one leaves room for more channels. A tile is
 // finished before the next begins: for one chunk of input channels after the other, Z of the tile is computed into a
-// buffer, then blocks of outputs are summed up from it in registers. The buffer, and the sums from chunk to chunk, stay
-// in the first-level cache. Channels that keep all kernels are added in the same way, straight from x.
+// buffer in the first-level cache, then blocks of outputs are summed up from it in registers. Channels that keep all
+// kernels are added in the same way, straight from x. Where centroids are too many for the second-level cache, all tiles
+// of a band are taken one stage of the layer after the other.
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -152,11 +153,15 @@ void sum_clusters(const Tile& tile, const Chunk& chunk, int64_t n) {
     Vector sums[N][F::V];
     begin_sums<N, F>(tile, chunk, n, sums);
     const uint16_t* offsets = tile.layer.offsets + chunk.begin * tile.layer.outputs + n;
+    const float* z = tile.z;
     for (int64_t c = chunk.begin; c < chunk.end; ++c, offsets += tile.layer.outputs) {
         uint64_t four = 0;
-        each<N, F::V>([&](auto j, auto i) __attribute__((always_inline)) {
-            if constexpr (j % 4 == 0 && i == 0) four = four_offsets(offsets + j);
-            sums[j][i] += load(tile.z + 2 * (four >> (j % 4 * 16) & 0xffff) + i * LANES);
+        each<N, 1>([&](auto j, auto) __attribute__((always_inline)) {
+            if constexpr (j % 4 == 0) four = four_offsets(offsets + j);
+            const float* row = z + 2 * (four >> (j % 4 * 16) & 0xffff);
+            // In a register: an address of two parts takes each sum apart into two steps of the processor.
+            if constexpr (F::V > 1) asm("" : "+r"(row));
+            each<1, F::V>([&](auto, auto i) __attribute__((always_inline)) { sums[j][i] += load(row + i * LANES); });
         });
     }
     end_sums<N, F>(tile, chunk, n, sums);
@@ -241,17 +246,20 @@ void add_dense(const Tile& tile, const Chunk& chunk) {
     in_blocks<F::DENSE, 1>(tile.layer.outputs, [&](int64_t n, int64_t rows) { dense.step[rows](tile, chunk, n); });
 }
 
+// One stage of a tile.
 template <typename F, int K>
-void compute(const Tile& tile) {
+void compute(const Tile& tile, const Stage& stage) {
     const Layer& layer = tile.layer;
-    for (int64_t g = 0; g < layer.chunks; ++g)
+    for (int64_t g = stage.chunk; g < stage.chunk_end; ++g)
         add_clusters<F, K>(tile, {layer.chunk[g], layer.chunk[g + 1], g == 0, g + 1 == layer.chunks && !layer.dense});
-    if (layer.dense) add_dense<F, K>(tile, {0, layer.dense, layer.chunks == 0, true});
+    if (stage.dense < stage.dense_end)
+        add_dense<F, K>(tile, {stage.dense, stage.dense_end, layer.chunks + stage.dense == 0,
+                               stage.dense_end == layer.dense});
 }
 
 // How a tile is computed of which one vector or two are valid.
 struct Computer {
-    void (*vectors[2])(const Tile&);
+    void (*vectors[2])(const Tile&, const Stage&);
 };
 template <int Size, int K>
 constexpr Computer COMPUTER{{compute<Form<Size, 1>, K>, compute<Form<Size, Size>, K>}};
@@ -279,14 +287,17 @@ void run(const Layer& layer, const Call& call, const Band& band) {
         fill_planes(layer, call, band, taps, image + which * call.height * call.width, x + c * planes_channel);
     }
     float* z = rows.of<float>(layer.rows * size);
-    float* partial = partials.of<float>(layer.outputs * size);
+    // With one stage the sums of a tile are done before those of the next begin; else each tile has a place of its own.
+    const int64_t held = layer.stages > 1 ? (positions + size - 1) / size * size : size;
+    float* partial = partials.of<float>(layer.outputs * held);
     const bool plain = layer.stride == 1 && layer.padding == layer.kernel / 2;
     const Computer& of_size = COMPUTERS[layer.vectors - 1][plain && layer.kernel == 3];
-    for (int64_t position = 0; position < positions; position += size) {
-        const int64_t valid = std::min(size, positions - position);
-        of_size.vectors[valid > LANES]({layer, taps, x, planes_channel, position, valid, z, partial,
-                                        output + position, plane});
-    }
+    for (const Stage* stage = layer.stage; stage < layer.stage + layer.stages; ++stage)
+        for (int64_t position = 0; position < positions; position += size) {
+            const int64_t valid = std::min(size, positions - position);
+            of_size.vectors[valid > LANES]({layer, taps, x, planes_channel, position, valid, z,
+                                            partial + position % held * layer.outputs, output + position, plane}, *stage);
+        }
 }
 
 }  // namespace
