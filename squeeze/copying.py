@@ -114,6 +114,12 @@ class Holders:
         self._places[id(new)] = places
 
 
+def layout(tensor: Tensor) -> torch.memory_format:
+    """How a tensor lies in memory, channels last or plain."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def eval_copy(model: nn.Module) -> nn.Module:
     """As `copied`, in eval mode."""
     return copied(model).eval()

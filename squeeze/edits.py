@@ -4,15 +4,16 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm
 from torch.nn.utils import parametrize
 
-from squeeze.copying import Holders, copied
+from squeeze.copying import Holders, copied, layout
 from squeeze.errors import InputError, PlanError, quoted
-from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed
-from squeeze.plan import Cluster, Drop, Edit, Resize, Slice
+from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed, Selecting, selecting
+from squeeze.plan import Cluster, Drop, Edit, Resize, Select, Slice
 
 Shapes = dict[str, torch.Size]
 Cutter = Callable[[Tensor, Slice], Tensor]
@@ -29,24 +30,20 @@ def rewrite(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     """
     edits = tuple(edits)
     cut = {edit.tensor for edit in edits if isinstance(edit, Slice)}
+    cut |= {f"{edit.module}.weight" for edit in edits if isinstance(edit, Select)}
     named = [*model.named_parameters(), *model.named_buffers()]
     return carry_out(copied(model, [tensor for name, tensor in named if name in cut]), edits)
 
 
 def _kept(tensor: Tensor, edit: Slice) -> Tensor:
     index = torch.as_tensor(edit.indices(), device=tensor.device)
-    return tensor.index_select(edit.dim, index).contiguous(memory_format=_format(tensor))
+    return tensor.index_select(edit.dim, index).contiguous(memory_format=layout(tensor))
 
 
 def _first(tensor: Tensor, edit: Slice) -> Tensor:
+    if tensor.dtype is torch.bool:  # which inputs a layer reads: how many are left is in the values
+        return _kept(tensor, edit)
     return tensor.narrow(edit.dim, 0, sum(stop - start for start, stop in edit.keep))
-
-
-def _format(tensor: Tensor) -> torch.memory_format:
-    channels_last = (
-        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    )
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def carry_out_shapes(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
@@ -73,6 +70,8 @@ def carry_out(model: nn.Module, edits: Iterable[Edit], cut: Cutter = _kept) -> n
             _drop(model, edit)
         elif isinstance(edit, Resize):
             _resize(model, edit)
+        elif isinstance(edit, Select):
+            _select(model, edit, before)
         else:
             _cluster(model, edit, before)
     for module in model.modules():
@@ -176,10 +175,34 @@ def _cluster(model: nn.Module, edit: Cluster, before: dict[nn.Module, Shapes]) -
     except InputError as error:
         raise PlanError(f"{where}: {error}") from error
     clustered.train(conv.training)
+    _put(model, conv, clustered)
+
+
+def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """In the place of another module, wherever it is."""
     for module in model.modules():
         for name, child in module._modules.items():
-            if child is conv:
-                module._modules[name] = clustered
+            if child is old:
+                module._modules[name] = new
+
+
+def _select(model: nn.Module, edit: Select, before: dict[nn.Module, Shapes]) -> None:
+    owner, leaf = _owner(model, edit.module)
+    layer = owner._modules.get(leaf)
+    where = f"rewrite: {quoted(edit.module, 80)}"
+    if layer is None:
+        raise PlanError(_unknown(model, edit.module))
+    _bring_up_to_date(layer, before)
+    if sum(layer._parameters.get("weight") is p for m in model.modules() for p in m._parameters.values()) > 1:
+        raise PlanError(f"{where} must have a weight of its own, got one that another layer holds, too; leave it whole.")
+    kept = np.zeros(edit.size, dtype=bool)
+    kept[edit.indices()] = True
+    try:
+        narrow = selecting(layer, kept)
+    except InputError as error:
+        raise PlanError(f"{where}: {error}") from error
+    _put(model, layer, narrow)
+    before[narrow] = _shapes(narrow)
 
 
 def own_sizes(module: nn.Module) -> dict[str, int]:
@@ -305,6 +328,10 @@ def _multi_head(module: Any, old: Shapes, new: Shapes) -> None:
     module.head_dim = module.embed_dim // module.num_heads
 
 
+def _selecting(module: Any, old: Shapes, new: Shapes) -> None:
+    module.settle()
+
+
 def _prelu(module: Any, old: Shapes, new: Shapes) -> None:
     module.num_parameters = module.weight.shape[0]
 
@@ -320,4 +347,5 @@ _SYNCS: tuple[tuple[tuple[type, ...], Callable[[Any, Shapes, Shapes], None]], ..
     ((nn.RNNBase,), _recurrent),
     ((nn.MultiheadAttention,), _multi_head),
     ((nn.PReLU,), _prelu),
+    ((Selecting,), _selecting),
 )

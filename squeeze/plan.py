@@ -41,15 +41,47 @@ class Slice:
     @classmethod
     def of(cls, tensor: str, dim: int, kept: np.ndarray) -> "Slice":
         """From a boolean array, True where an index stays."""
-        steps = np.flatnonzero(np.diff(np.concatenate(([0], kept.astype(np.int8), [0]))))
-        bounds = steps.tolist()
-        return cls(tensor, dim, len(kept), tuple(zip(bounds[::2], bounds[1::2], strict=True)))
+        return cls(tensor, dim, len(kept), _ranges(kept))
 
     def indices(self) -> np.ndarray:
         """The kept indices, ascending."""
-        starts, stops = np.array(self.keep, dtype=np.int64).reshape(-1, 2).T
-        sizes = stops - starts
-        return np.arange(sizes.sum()) + np.repeat(stops - sizes.cumsum(), sizes)
+        return _indices(self.keep)
+
+
+@dataclass(frozen=True)
+class Select:
+    """Let a layer read these of its inputs only, of a tensor that keeps its width.
+
+    Attributes:
+        module: Dotted name of a convolution in one group, or of a linear layer.
+        size: How many inputs its weight reads before.
+        keep: Which of these it still reads.
+    """
+
+    kind: ClassVar[str] = "select"
+    module: str
+    size: int
+    keep: Ranges
+
+    @classmethod
+    def of(cls, module: str, kept: np.ndarray) -> "Select":
+        """From a boolean array, True where an input is still read."""
+        return cls(module, len(kept), _ranges(kept))
+
+    def indices(self) -> np.ndarray:
+        """The inputs that are still read, ascending."""
+        return _indices(self.keep)
+
+
+def _ranges(kept: np.ndarray) -> Ranges:
+    bounds = np.flatnonzero(np.diff(np.concatenate(([0], kept.astype(np.int8), [0])))).tolist()
+    return tuple(zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def _indices(keep: Ranges) -> np.ndarray:
+    starts, stops = np.array(keep, dtype=np.int64).reshape(-1, 2).T
+    sizes = stops - starts
+    return np.arange(sizes.sum()) + np.repeat(stops - sizes.cumsum(), sizes)
 
 
 @dataclass(frozen=True)
@@ -104,7 +136,7 @@ class Resize:
     left: int
 
 
-Edit = Slice | Drop | Cluster | Resize
+Edit = Slice | Select | Drop | Cluster | Resize
 
 
 @dataclass(frozen=True)
@@ -181,14 +213,9 @@ def _edit(data: Any) -> Edit:
     data = _mapping(data, "edit")
     kind = data.get("kind")
     if kind == "slice":
-        size = _count(data.get("size"), "size")
-        keep = tuple(_range(pair) for pair in _sequence(data.get("keep"), "keep"))
-        bounds = [0, *(bound for pair in keep for bound in pair), size]
-        if bounds != sorted(bounds) or not keep:
-            raise PlanError(
-                f"plan: keep must be ascending ranges within 0..{size}, got {list(keep)[:4]}; the plan was altered."
-            )
-        return Slice(_text(data.get("tensor"), "tensor"), _count(data.get("dim"), "dim"), size, keep)
+        return Slice(_text(data.get("tensor"), "tensor"), _count(data.get("dim"), "dim"), *_kept(data))
+    if kind == "select":
+        return Select(_text(data.get("module"), "module"), *_kept(data))
     if kind == "drop":
         return Drop(
             _text(data.get("name"), "name"),
@@ -208,8 +235,8 @@ def _edit(data: Any) -> Edit:
             raise PlanError(f"plan: left must be from 1 to {size}, got {left}; the plan was altered.")
         return Resize(_text(data.get("module"), "module"), _text(data.get("attribute"), "attribute"), size, left)
     raise PlanError(
-        f"plan: an edit's kind must be 'slice', 'drop', 'cluster' or 'resize', got {_quoted(kind)}; update squeeze, "
-        "or check the file."
+        f"plan: an edit's kind must be 'slice', 'select', 'drop', 'cluster' or 'resize', got {_quoted(kind)}; update "
+        "squeeze, or check the file."
     )
 
 
@@ -237,6 +264,18 @@ def _count(value: Any, what: str, most: int = 2**40) -> int:
             f"plan: {what} must be a whole number from 0 to {most}, got {_quoted(value)}; the plan was altered."
         )
     return value
+
+
+def _kept(data: Mapping[str, Any]) -> tuple[int, Ranges]:
+    """A size, and what is kept of it."""
+    size = _count(data.get("size"), "size")
+    keep = tuple(_range(pair) for pair in _sequence(data.get("keep"), "keep"))
+    bounds = [0, *(bound for pair in keep for bound in pair), size]
+    if bounds != sorted(bounds) or not keep:
+        raise PlanError(
+            f"plan: keep must be ascending ranges within 0..{size}, got {list(keep)[:4]}; the plan was altered."
+        )
+    return size, keep
 
 
 def _range(value: Any) -> tuple[int, int]:

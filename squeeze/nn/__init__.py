@@ -8,3 +8,6 @@ from squeeze.nn.clustered import distinct_kernels as distinct_kernels
 from squeeze.nn.duties import CountsMacs as CountsMacs
 from squeeze.nn.duties import HasWays as HasWays
 from squeeze.nn.duties import in_onnx_form as in_onnx_form
+from squeeze.nn.selecting import Selecting as Selecting
+from squeeze.nn.selecting import reading_dim as reading_dim
+from squeeze.nn.selecting import selecting as selecting

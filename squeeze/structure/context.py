@@ -1,6 +1,6 @@
 """What a rule sees: one op that ran, the labels of its operands, and the ledger it writes to."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,6 +49,7 @@ class Context:
         readings: For the sites where the first reading failed, which one to take.
         number: Of the op at hand.
         call: The op at hand.
+        selections: What layers that read some of their inputs select with: it follows when inputs go.
     """
 
     readings: Mapping[int, int] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Context:
     contractions: list[Contraction] = field(default_factory=list)
     number: int = 0
     call: Call | None = None
+    selections: Collection[Operand] = ()
     _labels: dict[Operand, Labels] = field(default_factory=dict)
 
     def labels(self, operand: Operand) -> Labels:

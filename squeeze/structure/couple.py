@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from squeeze.structure.cost import CostModel, Op
-from squeeze.structure.groups import Axis, Edge, Group, Pin
+from squeeze.structure.groups import Axis, Group, Pin
 from squeeze.structure.labels import Nodes
 from squeeze.structure.run import Record
 
@@ -184,18 +184,6 @@ def _pins(
             if number >= 0 and tensor in parameters and pins[number][1] != KERNEL:
                 found.append(Pin(tensor, dim, int(count), pins[number][1], pins[number][2]))
     return tuple(found)
-
-
-def edges(record: Record, nodes: Nodes) -> tuple[Edge, ...]:
-    """The weight dims that read activations."""
-    read = np.zeros(nodes.total + 1, dtype=bool)
-    for ids in record.context.ledger.reads:
-        read[ids] = True
-    return tuple(
-        Edge(tensor, dim, size)
-        for (tensor, dim), (first, size) in nodes.spans.items()
-        if read[first : first + size].all()
-    )
 
 
 def cost_model(record: Record, model: nn.Module) -> CostModel:

@@ -2,14 +2,15 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from squeeze.errors import PlanError
-from squeeze.plan import Drop, Edit, Resize, Slice
+from squeeze.plan import Drop, Edit, Resize, Select, Slice
 from squeeze.structure.cost import Cost, CostModel
 
 
@@ -137,11 +138,19 @@ class Branch:
 
 @dataclass(frozen=True)
 class Edge:
-    """Single (layer, input channel) connections: the inputs a weight reads, one per index of `dim`."""
+    """Single (layer, input channel) connections: the inputs a weight reads, one per index of `dim`.
+
+    Attributes:
+        tensor: Dotted name of the weight.
+        dim: The dimension that is summed over.
+        size: How many inputs there are.
+        module: The layer that can read fewer of them by selecting, from a tensor that keeps its width; "" if none can.
+    """
 
     tensor: str
     dim: int
     size: int
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,16 +180,20 @@ class Choice:
         units: For each group a boolean array, True where the unit goes.
         blocks: Names of blocks that go.
         branches: Names of branches that go.
+        inputs: For each weight of `Structure.inputs` that shall read less a boolean array, True where an input is not
+            read any more. Of what the rest of a choice leaves, a layer reads one input nevertheless.
     """
 
     units: tuple[np.ndarray, ...]
     blocks: frozenset[str] = frozenset()
     branches: frozenset[str] = frozenset()
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Nothing goes."""
-        return not (self.blocks or self.branches or any(units.any() for units in self.units))
+        several = (*self.units, *self.inputs.values())
+        return not (self.blocks or self.branches or any(gone.any() for gone in several))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +212,26 @@ class Structure:
         """Whether there is anything that can go."""
         return bool(self.groups or self.blocks or self.branches)
 
+    @cached_property
+    def inputs(self) -> tuple[Edge, ...]:
+        """What can be read selectively, of a tensor that keeps its width: see `Select`.
+
+        Inputs that nothing else reads are left out where they can go as units: removed where they are made, they save
+        more.
+        """
+        private = self._private
+        return tuple(edge for edge in self.edges if edge.module and (edge.tensor, edge.dim) not in private)
+
+    @property
+    def _private(self) -> set[tuple[str, int]]:
+        """Dimensions that read nothing but units that nothing else reads."""
+        counts: dict[tuple[str, int], int] = defaultdict(int)
+        for group in self.groups:
+            reads = [axis for axis in group.axes if axis.reads]
+            if group.exact and group.maskable and len(reads) == 1:
+                counts[reads[0].tensor, reads[0].dim] += int((reads[0].units >= 0).sum())
+        return {place for place, count in counts.items() if count == self.costs.shapes[place[0]][place[1]]}
+
     def nothing(self) -> Choice:
         """The choice that removes nothing."""
         return Choice(tuple(np.zeros(group.size, dtype=bool) for group in self.groups))
@@ -213,8 +246,10 @@ class Structure:
         return self.costs.after(self.kept(choice), ops, gone)
 
     def edits(self, choice: Choice) -> tuple[Edit, ...]:
-        """The edits that carry out a choice: drops first, then slices of what is left, then sizes."""
+        """The edits that carry out a choice: drops first, then slices of what is left, then selections and sizes."""
         unknown = (choice.blocks - {b.name for b in self.blocks}) | (choice.branches - {b.name for b in self.branches})
+        sizes = {edge.tensor: edge.size for edge in self.inputs}
+        unknown |= {name for name, gone in choice.inputs.items() if sizes.get(name) != len(gone)}
         if unknown or [len(u) for u in choice.units] != [g.size for g in self.groups]:
             raise PlanError(
                 f"choice: must be made for this structure, got other groups or names {sorted(unknown)}; trace again."
@@ -225,14 +260,20 @@ class Structure:
         ]
         drops += [Drop(b.name, b.modules, b.parameters, b.parts) for b in self.branches if b.name in choice.branches]
         gone = {name for item in self._dropped(choice) for name in self.owned(item)}
-        kept = self.kept(choice)
-        slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(kept.items()) if t not in gone and not keep.all()]
-        sizes = [
+        cut, kept = self._cut(choice), self.kept(choice)
+        slices = [Slice.of(t, d, keep) for (t, d), keep in sorted(cut.items()) if t not in gone and not keep.all()]
+        selects = [
+            Select.of(edge.module, read)
+            for edge in self.inputs
+            if edge.tensor in choice.inputs and edge.tensor not in gone
+            if not (read := kept[edge.tensor, edge.dim][cut.get((edge.tensor, edge.dim), slice(None))]).all()
+        ]
+        resizes = [
             Resize(size.module, size.attribute, size.value, size.value - size.step * int(units.sum()))
             for group, units in zip(self.groups, choice.units, strict=True)
             for size in (group.sizes if units.any() else ())
         ]
-        return (*drops, *slices, *sizes)
+        return (*drops, *slices, *selects, *resizes)
 
     def _dropped(self, choice: Choice) -> list[Block | Branch]:
         items: list[Block | Branch] = [*self.blocks, *self.branches]
@@ -248,7 +289,8 @@ class Structure:
     def choice(self, edits: Iterable[Edit]) -> Choice:
         """The choice that edits carry out: the inverse of `edits`."""
         edits = tuple(edits)
-        left = {(e.tensor, e.dim): set(e.indices().tolist()) for e in edits if isinstance(e, Slice)}
+        sliced = {(e.tensor, e.dim): e.indices() for e in edits if isinstance(e, Slice)}
+        left = {place: set(indices.tolist()) for place, indices in sliced.items()}
         dropped = frozenset(e.name for e in edits if isinstance(e, Drop))
         units = []
         for group in self.groups:
@@ -259,7 +301,13 @@ class Structure:
                     gone[cut] = True
             units.append(gone)
         blocks = frozenset(b.name for b in self.blocks) & dropped
-        return Choice(tuple(units), blocks, dropped - blocks)
+        read = {e.module: e for e in edits if isinstance(e, Select)}
+        inputs = {}
+        for edge in self.inputs:
+            if edge.module in read:
+                whole = sliced.get((edge.tensor, edge.dim), np.arange(edge.size))
+                inputs[edge.tensor] = np.isin(np.arange(edge.size), np.delete(whole, read[edge.module].indices()))
+        return Choice(tuple(units), blocks, dropped - blocks, inputs)
 
     def owned(self, item: Block | Branch) -> frozenset[str]:
         """Names of all tensors that go with a block or branch."""
@@ -284,10 +332,23 @@ class Structure:
             for b in self.branches
             if not any(matches(n, patterns) for n in (*self.owned(b), *(a.tensor for a in b.reads)))
         )
-        return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, pinned=tuple(pins))
+        edges = tuple(replace(e, module="") if matches(e.tensor, patterns) else e for e in self.edges)
+        return replace(
+            self, groups=tuple(groups), blocks=blocks, branches=branches, edges=edges, pinned=tuple(pins)
+        )
 
     def kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
         """For every (tensor, dim) that a choice touches: True where an index stays."""
+        kept = self._cut(choice)
+        for edge in self.inputs if choice.inputs else ():
+            if edge.tensor in choice.inputs:
+                here = kept.get((edge.tensor, edge.dim), np.ones(edge.size, dtype=bool))
+                left = here & ~choice.inputs[edge.tensor]
+                kept[edge.tensor, edge.dim] = left if left.any() else here & (here.cumsum() == 1)
+        return kept
+
+    def _cut(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
+        """As `kept`, of what goes with all of its readers."""
         gone = np.concatenate([*choice.units, np.zeros(1, dtype=bool)])
         kept = {place: ~gone[units] for place, units in self._units.items() if gone[units].any()}
         for branch in self.branches:

@@ -250,14 +250,17 @@ def selected(ctx: Context, call: Call) -> None:
     """index_select, gather and embedding: the dim that is indexed stays, the others keep their labels."""
     source = call.args[0]
     dim = 0 if call.name == "embedding" else call.arg("dim") % source.dim()
-    for index in call.tensors[1:]:
+    follows = call.tensors[1] in ctx.selections
+    for index in call.tensors[1:] if not follows else ():
         ctx.pin_all(index, "is used as an index")
     out, layers = call.outputs[0], []
     if ctx.labels(source).fixed and not ctx.all_fixed(call):
         ctx.ledger.passes += [layer.ids.numpy().copy() for layer in ctx.labels(source).layers]
     for layer in ctx.labels(source).layers:
         place = layer.dim + (out.dim() - source.dim() if layer.dim > dim else 0)
-        if layer.dim == dim or out.shape[place] != source.shape[layer.dim]:
+        if layer.dim == dim and follows and call.tensors[1].values is not None:
+            layers.append(Layer(dim, layer.ids[call.tensors[1].values]))
+        elif layer.dim == dim or out.shape[place] != source.shape[layer.dim]:
             ctx.pin(layer.ids, "is indexed by a tensor")
         else:
             layers.append(Layer(place, layer.ids))

@@ -41,7 +41,12 @@ def masked(model: nn.Module, structure: Structure, choice: Choice, before: Choic
     reference = sharing(model)
     holders, tensors = Holders(reference), dict([*reference.named_parameters(), *reference.named_buffers()])
     left = {} if before is None else structure.kept(before)
-    for name, gone in _gone(axes, left).items():
+    masks = _gone(axes, left)
+    kept = structure.kept(choice) if choice.inputs else {}
+    for edge in structure.inputs if choice.inputs else ():
+        if edge.tensor in choice.inputs:
+            masks.setdefault(edge.tensor, {})[edge.dim] = ~kept[edge.tensor, edge.dim]
+    for name, gone in masks.items():
         twin = _twin(tensors[name], _masked(tensors[name], gone))
         holders.replace(tensors[name], twin)
         tensors[name] = twin

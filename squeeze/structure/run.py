@@ -54,6 +54,7 @@ def labelled(tape: Tape, readings: Mapping[int, int]) -> Record:
         readings: For the ops that can be read in several ways, which one to take.
     """
     context, nodes = Context(readings), Nodes.of(tape.named.items())
+    context.selections = {selection.index for selection in tape.selections}
     record = Record(context, nodes, tape, used=set(tape.used))
     for name, operand in tape.named.items():
         context.set(operand, nodes.labels(name, operand))
@@ -64,6 +65,7 @@ def labelled(tape: Tape, readings: Mapping[int, int]) -> Record:
             record.operands[number] = [context.labels(part).along(dim) for part in call.args[0]]
         rules.apply(context, call)
     _tie_recurrent(record)
+    _tie_selections(record)
     for operand in tape.results:
         for layer in context.labels(operand).layers:
             context.ledger.pin(layer.ids, "reaches the model's output", "")
@@ -77,3 +79,13 @@ def _tie_recurrent(record: Record) -> None:
         for other in hidden[1:]:
             if hidden[0] is not None and other is not None:
                 record.context.tie(hidden[0], other)
+
+
+def _tie_selections(record: Record) -> None:
+    """A layer that reads some of its inputs must know when any of them goes."""
+    for selection in record.tape.selections:
+        record.used.add(selection.reads)
+        ids = record.context.labels(selection.given).along(selection.dim)
+        marks = record.context.labels(record.tape.named[selection.reads]).along(0)
+        if ids is not None and marks is not None:
+            record.context.tie(ids, marks)

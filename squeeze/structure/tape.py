@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from squeeze.blame import Place, first_line, line_of, user_place
 from squeeze.contractions import macs_of
 from squeeze.errors import TraceError
+from squeeze.nn import Selecting
 from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 
@@ -151,6 +152,23 @@ class ModuleCall:
     returns: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """One call of a layer that reads some of its inputs only.
+
+    Attributes:
+        given: What it selects from.
+        dim: Of this.
+        reads: Name of the buffer that says what it reads.
+        index: What it may select with; holds its values.
+    """
+
+    given: Operand
+    dim: int
+    reads: str
+    index: Operand
+
+
 @dataclass
 class Tape:
     """What ran, in order.
@@ -163,6 +181,7 @@ class Tape:
         outputs: Numbers of the ops that made the model's outputs.
         results: The model's outputs.
         hidden: Of each recurrent module, the weights that read its state.
+        selections: Calls of layers that read some of their inputs only.
     """
 
     named: dict[str, Operand] = field(default_factory=dict)
@@ -172,6 +191,7 @@ class Tape:
     outputs: list[int] = field(default_factory=list)
     results: list[Operand] = field(default_factory=list)
     hidden: list[list[Operand]] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
 
     @cached_property
     def used(self) -> frozenset[str]:
@@ -325,6 +345,11 @@ def _calls(model: nn.Module, mode: _Recording) -> Iterator[None]:
             stack.append(called)
             tape.modules.append(called)
             mode.module = name
+            if isinstance(module, Selecting):
+                given, index = mode.operand(tensors_of((args, kwargs))[0]), mode.operand(module.index)
+                index.values = module.index.detach().clone()
+                dim = given.dim() + 1 - module.weight.dim()
+                tape.selections.append(Selection(given, dim, f"{name}.reads".lstrip("."), index))
 
         return hook
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from squeeze.errors import TraceError
 from squeeze.structure.bodies import Graph, blocks, branches
-from squeeze.structure.couple import Coupling, cost_model, couple, edges
+from squeeze.structure.couple import Coupling, cost_model, couple
+from squeeze.structure.edges import edges
 from squeeze.structure.dense import Dense
 from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
@@ -95,7 +96,7 @@ def _labelled(tapes: Sequence[Tape], known: Known) -> Record:
 
 def _structure(record: Record, coupling: Coupling, model: nn.Module) -> Structure:
     """Without blocks and branches, which are looked for when the groups are proved."""
-    found = edges(record, record.nodes)
+    found = edges(record, model)
     return Structure(coupling.groups, (), (), found, coupling.pinned, cost_model(record, model))
 
 
