@@ -33,6 +33,7 @@ from squeeze.plan import Cluster as Cluster
 from squeeze.plan import Drop as Drop
 from squeeze.plan import Plan as Plan
 from squeeze.plan import Resize as Resize
+from squeeze.plan import Select as Select
 from squeeze.plan import Slice as Slice
 from squeeze.plan import Step as Step
 from squeeze.profiling import Profile as Profile

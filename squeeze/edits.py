@@ -194,7 +194,9 @@ def _select(model: nn.Module, edit: Select, before: dict[nn.Module, Shapes]) -> 
         raise PlanError(_unknown(model, edit.module))
     _bring_up_to_date(layer, before)
     if sum(layer._parameters.get("weight") is p for m in model.modules() for p in m._parameters.values()) > 1:
-        raise PlanError(f"{where} must have a weight of its own, got one that another layer holds, too; leave it whole.")
+        raise PlanError(
+            f"{where} must have a weight of its own, got one that another layer holds, too; leave it whole."
+        )
     kept = np.zeros(edit.size, dtype=bool)
     kept[edit.indices()] = True
     try:

@@ -1,6 +1,6 @@
 """Soft masks: one non-negative scalar for everything that can be removed, differentiable and exactly removable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,20 +13,22 @@ from squeeze.selection import Scores
 from squeeze.structure.cost import Cost
 from squeeze.structure.groups import Choice, Structure
 
-Kind = Literal["filters", "blocks", "branches"]
-KINDS: tuple[Kind, ...] = ("filters", "blocks", "branches")
+Kind = Literal["filters", "blocks", "branches", "inputs"]
+KINDS: tuple[Kind, ...] = ("filters", "blocks", "branches", "inputs")
+USUAL: tuple[Kind, ...] = ("filters", "blocks", "branches")
+"""What is masked where nobody says otherwise: what goes leaves ordinary layers."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive mask values that belong to one group, block or branch.
+    """Consecutive mask values that belong to one group, block or branch, or to the inputs of one layer.
 
     Attributes:
         kind: What is masked.
-        index: Into the structure's groups, blocks or branches.
-        name: Of the group, block or branch.
+        index: Into the structure's groups, blocks, branches or inputs.
+        name: Of the group, block, branch or layer.
         start: Index of its first value.
-        size: How many values it has: the group's units, or 1.
+        size: How many values it has: the group's units, the layer's inputs, or 1.
     """
 
     kind: Kind
@@ -42,7 +44,7 @@ class Part:
 
 
 class SoftMasks(nn.Module):
-    """One scalar per removable unit, block and branch (Lin et al. 2019, CVPR: the mask m), all ones to begin with.
+    """One scalar per removable unit, block, branch and input (Lin et al. 2019, CVPR: the mask m), ones to begin with.
 
     A mask multiplies what the readers of a structure see, by scaling the entries of their parameters: a
     value of exactly 0 and the removal are the same function in eval mode, and any other value can be folded.
@@ -57,7 +59,7 @@ class SoftMasks(nn.Module):
 
     index: Tensor
 
-    def __init__(self, structure: Structure, structures: Sequence[Kind] = KINDS) -> None:
+    def __init__(self, structure: Structure, structures: Sequence[Kind] = USUAL) -> None:
         super().__init__()
         self.parts, self.left_out = _parts(structure, structures)
         self._structure = structure
@@ -136,33 +138,44 @@ class SoftMasks(nn.Module):
         values = self.values.detach().double().cpu().numpy() if values is None else values
         units = [np.full(group.size, np.inf) for group in self._structure.groups]
         blocks = {block.name: np.inf for block in self._structure.blocks}
-        branches = {branch.name: np.inf for branch in self._structure.branches}
+        branches, inputs = {branch.name: np.inf for branch in self._structure.branches}, dict[str, np.ndarray]()
         for part in self.parts:
             if part.kind == "filters":
                 units[part.index] = np.array(values[part.span], dtype=np.float64)
+            elif part.kind == "inputs":
+                inputs[self._weight(part)] = np.array(values[part.span], dtype=np.float64)
             else:
                 (blocks if part.kind == "blocks" else branches)[part.name] = float(values[part.start])
-        return Scores(tuple(units), blocks, branches)
+        return Scores(tuple(units), blocks, branches, inputs)
+
+    def _weight(self, part: Part) -> str:
+        return self._structure.inputs[part.index].tensor
 
     def choice(self, removed: np.ndarray) -> Choice:
         """The choice that removes the entries where `removed` (M,) is True."""
         units = list(self._structure.nothing().units)
         names: dict[Kind, set[str]] = {"blocks": set(), "branches": set()}
+        inputs = {}
         for part in self.parts:
             if part.kind == "filters":
                 units[part.index] = removed[part.span].astype(bool)
+            elif part.kind == "inputs":
+                inputs[self._weight(part)] = removed[part.span].astype(bool)
             elif removed[part.start]:
                 names[part.kind].add(part.name)
-        return Choice(tuple(units), frozenset(names["blocks"]), frozenset(names["branches"]))
+        return Choice(tuple(units), frozenset(names["blocks"]), frozenset(names["branches"]), inputs)
 
     def removed(self, choice: Choice) -> np.ndarray:
         """Undo `choice`: (M,) True where an entry goes."""
-        gone: Mapping[Kind, frozenset[str]] = {"blocks": choice.blocks, "branches": choice.branches}
-        pieces = [
-            choice.units[part.index] if part.kind == "filters" else np.array([part.name in gone[part.kind]])
-            for part in self.parts
-        ]
+        pieces = [self._gone(part, choice) for part in self.parts]
         return np.concatenate([*pieces, np.zeros(0, dtype=bool)])
+
+    def _gone(self, part: Part, choice: Choice) -> np.ndarray:
+        if part.kind == "filters":
+            return choice.units[part.index]
+        if part.kind == "inputs":
+            return choice.inputs.get(self._weight(part), np.zeros(part.size, dtype=bool))
+        return np.array([part.name in (choice.blocks if part.kind == "blocks" else choice.branches)])
 
 
 def _parts(structure: Structure, structures: Sequence[Kind]) -> tuple[tuple[Part, ...], tuple[tuple[str, str], ...]]:
@@ -195,6 +208,9 @@ def _parts(structure: Structure, structures: Sequence[Kind]) -> tuple[tuple[Part
     if "branches" in structures:
         for i, branch in enumerate(structure.branches):
             add("branches", i, branch.name, 1, "" if branch.reads else "nothing reads it")
+    if "inputs" in structures:
+        for i, edge in enumerate(structure.inputs):
+            add("inputs", i, edge.module, edge.size, "")
     return tuple(parts), tuple(left_out)
 
 
@@ -219,6 +235,10 @@ def _places(structure: Structure, parts: Sequence[Part]) -> tuple[list[tuple[str
                 places.append((tensor, None))
                 index.append(np.array([part.start], dtype=np.int64))
             continue
+        if part.kind == "inputs":
+            edge = structure.inputs[part.index]
+            add(edge.tensor, edge.dim, np.arange(part.start, part.start + part.size))
+            continue
         axes = structure.groups[part.index].axes if part.kind == "filters" else structure.branches[part.index].reads
         for axis in axes:
             if axis.reads or part.kind == "branches":
@@ -233,12 +253,15 @@ def _savings(structure: Structure, parts: Sequence[Part]) -> list[Cost]:
     savings: list[Cost] = []
     for part in parts:
         units, blocks, branches = list(structure.nothing().units), frozenset[str](), frozenset[str]()
+        inputs = dict[str, np.ndarray]()
         if part.kind == "filters":
             units[part.index] = np.arange(part.size) == 0
         elif part.kind == "blocks":
             blocks = frozenset({part.name})
+        elif part.kind == "inputs":
+            inputs = {structure.inputs[part.index].tensor: np.arange(part.size) == 0}
         else:
             branches = frozenset({part.name})
-        left = structure.cost(Choice(tuple(units), blocks, branches))
+        left = structure.cost(Choice(tuple(units), blocks, branches, inputs))
         savings += [Cost(dense.macs - left.macs, dense.params - left.params)] * part.size
     return savings

@@ -60,22 +60,29 @@ class Scores:
         units: One array for each group of the structure.
         blocks: By name; blocks that are left out stay.
         branches: By name; branches that are left out stay.
+        inputs: One array for each weight of `Structure.inputs` that may read less; weights that are left out read all.
     """
 
     units: tuple[np.ndarray, ...]
     blocks: Mapping[str, float] = field(default_factory=dict)
     branches: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """One thing that can be removed next: a block, a branch, or the units between two aligned widths."""
+    """One thing that can be removed next: a block, a branch, or the units or inputs between two aligned widths."""
 
     score: float
-    kind: Literal["units", "block", "branch"]
+    kind: Literal["units", "inputs", "block", "branch"]
     name: str
     group: int = -1
     units: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def of(self) -> tuple[str, str]:
+        """What it is a part of."""
+        return self.kind, self.name
 
 
 def select(structure: Structure, scores: Scores, budget: Budget, round_to: int = 8) -> Choice:
@@ -88,14 +95,20 @@ def select(structure: Structure, scores: Scores, budget: Budget, round_to: int =
         BudgetError: Even the smallest model on the grid is above the budget; says how small it is.
     """
     cuts = sorted(_cuts(structure, scores, round_to), key=lambda cut: cut.score)
-    count = _first(lambda n: budget.share(structure, _choice(structure, cuts[:n])) <= budget.target, len(cuts))
+    return _within(structure, cuts, budget, round_to)
+
+
+def _within(structure: Structure, cuts: list[_Cut], budget: Budget, round_to: int) -> Choice:
+    """The first of these cuts, as many as the budget needs, and as little as it allows."""
+    grid = _Grid(structure, round_to)
+    count = _first(lambda n: budget.share(structure, grid.choice(cuts[:n])) <= budget.target, len(cuts))
     if count is None:
-        raise _unreachable(structure, budget, _choice(structure, cuts), round_to)
-    return _choice(structure, _fill(structure, cuts[:count], cuts[count:], budget))
+        raise _unreachable(structure, budget, grid.choice(cuts), round_to)
+    return grid.choice(_fill(grid, cuts[:count], cuts[count:], budget))
 
 
 def select_evenly(structure: Structure, scores: Scores, budget: Budget, round_to: int = 8) -> Choice:
-    """Remove the same share of every group (what scores least in each) until the budget is met.
+    """Remove the same share of every group and of every layer's inputs (what scores least in each) within the budget.
 
     Raises:
         BudgetError: Even the smallest model on the grid is above the budget; says how small it is.
@@ -104,16 +117,14 @@ def select_evenly(structure: Structure, scores: Scores, budget: Budget, round_to
         pairs = zip(structure.groups, scores.units, strict=True)
         return Choice(tuple(_least(group, score, round_to, 1 - budget.units) for group, score in pairs))
     cuts = _cuts(structure, replace(scores, blocks={}, branches={}), round_to)
-    sizes = [group.size for group in structure.groups]
-    seen, ranked = [0] * len(sizes), []
+    sizes = {("units", group.name): group.size for group in structure.groups}
+    sizes |= {("inputs", edge.tensor): edge.size for edge in structure.inputs}
+    seen, ranked = dict.fromkeys(sizes, 0), []
     for cut in cuts:
-        seen[cut.group] += len(cut.units)
-        ranked.append(replace(cut, score=seen[cut.group] / sizes[cut.group]))
+        seen[cut.of] += len(cut.units)
+        ranked.append(replace(cut, score=seen[cut.of] / sizes[cut.of]))
     ranked.sort(key=lambda cut: cut.score)
-    count = _first(lambda n: budget.share(structure, _choice(structure, ranked[:n])) <= budget.target, len(ranked))
-    if count is None:
-        raise _unreachable(structure, budget, _choice(structure, ranked), round_to)
-    return _choice(structure, _fill(structure, ranked[:count], ranked[count:], budget))
+    return _within(structure, ranked, budget, round_to)
 
 
 def _least(group: Group, importance: np.ndarray, round_to: int, share: float) -> np.ndarray:
@@ -127,23 +138,36 @@ def _least(group: Group, importance: np.ndarray, round_to: int, share: float) ->
 
 def widths(group: Group, round_to: int) -> list[int]:
     """Numbers of units a group may keep, descending from its size: aligned, and never none."""
-    step = round_to // math.gcd(round_to, group.step)
-    return [group.size, *range((group.size - 1) // step * step, 0, -step)]
+    return _aligned(group.size, round_to // math.gcd(round_to, group.step))
+
+
+def _aligned(size: int, step: int) -> list[int]:
+    return [size, *range((size - 1) // step * step, 0, -step)]
 
 
 def _cuts(structure: Structure, scores: Scores, round_to: int) -> list[_Cut]:
     cuts = []
     for number, (group, importance) in enumerate(zip(structure.groups, scores.units, strict=True)):
-        order = np.argsort(importance, kind="stable")
-        levels, floor = widths(group, round_to), -math.inf
-        for wide, narrow in zip(levels, levels[1:], strict=False):
-            units = order[group.size - wide : group.size - narrow]
-            floor = max(floor, float(importance[units].mean()))
-            if not math.isfinite(floor):
-                break
-            cuts.append(_Cut(floor, "units", group.name, number, units))
+        whole = _Cut(-math.inf, "units", group.name, number)
+        cuts += _parts(whole, importance, widths(group, round_to))
+    for edge in structure.inputs:
+        if edge.tensor in scores.inputs:
+            whole = _Cut(-math.inf, "inputs", edge.tensor)
+            cuts += _parts(whole, scores.inputs[edge.tensor], _aligned(edge.size, round_to))
     cuts += [_Cut(s, "block", name) for name, s in scores.blocks.items() if math.isfinite(s)]
     return cuts + _branch_cuts(structure, scores)
+
+
+def _parts(whole: _Cut, importance: np.ndarray, levels: list[int]) -> list[_Cut]:
+    """What goes from one width to the next, the least important first."""
+    order, floor, cuts = np.argsort(importance, kind="stable"), whole.score, list[_Cut]()
+    for wide, narrow in zip(levels, levels[1:], strict=False):
+        units = order[len(order) - wide : len(order) - narrow]
+        floor = max(floor, float(importance[units].mean()))
+        if not math.isfinite(floor):
+            break
+        cuts.append(replace(whole, score=floor, units=units))
+    return cuts
 
 
 def _branch_cuts(structure: Structure, scores: Scores) -> list[_Cut]:
@@ -160,13 +184,38 @@ def _branch_cuts(structure: Structure, scores: Scores) -> list[_Cut]:
     return cuts
 
 
-def _choice(structure: Structure, cuts: list[_Cut]) -> Choice:
-    units = structure.nothing().units
-    for cut in cuts:
-        if cut.kind == "units":
-            units[cut.group][cut.units] = True
-    names = {kind: frozenset(cut.name for cut in cuts if cut.kind == kind) for kind in ("block", "branch")}
-    return Choice(units, names["block"], names["branch"])
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Makes choices of cuts, on aligned widths."""
+
+    structure: Structure
+    round_to: int
+
+    def choice(self, cuts: list[_Cut]) -> Choice:
+        """What goes with these cuts."""
+        units = self.structure.nothing().units
+        for cut in cuts:
+            if cut.kind == "units":
+                units[cut.group][cut.units] = True
+        names = {kind: frozenset(cut.name for cut in cuts if cut.kind == kind) for kind in ("block", "branch")}
+        whole = Choice(units, names["block"], names["branch"])
+        order: dict[str, list[int]] = {}
+        for cut in cuts:
+            if cut.kind == "inputs":
+                order.setdefault(cut.name, []).extend(cut.units.tolist())
+        return replace(whole, inputs=self._inputs(whole, order)) if order else whole
+
+    def _inputs(self, whole: Choice, order: Mapping[str, list[int]]) -> dict[str, np.ndarray]:
+        """Units that go elsewhere may be inputs that would have stayed here: others then stay, for the alignment."""
+        kept, found = self.structure.kept(whole), {}
+        for edge in self.structure.inputs:
+            if edge.tensor in order:
+                here = kept.get((edge.tensor, edge.dim), np.ones(edge.size, dtype=bool))
+                going = [unit for unit in order[edge.tensor] if here[unit]]
+                left = int(here.sum()) - len(going)
+                more = min(-left % self.round_to if left else self.round_to, len(going))
+                found[edge.tensor] = np.isin(np.arange(edge.size), going[: len(going) - more])
+        return found
 
 
 def _first(holds: Callable[[int], bool], end: int) -> int | None:
@@ -180,13 +229,13 @@ def _first(holds: Callable[[int], bool], end: int) -> int | None:
     return high
 
 
-def _fill(structure: Structure, cuts: list[_Cut], rest: list[_Cut], budget: Budget) -> list[_Cut]:
+def _fill(grid: _Grid, cuts: list[_Cut], rest: list[_Cut], budget: Budget) -> list[_Cut]:
     """Put back what the budget has room for; if much room is left, trade one more cut for a better fit."""
-    best = _put_back(structure, cuts, budget)
-    gap = budget.target - budget.share(structure, _choice(structure, best))
+    best = _put_back(grid, cuts, budget)
+    gap = budget.target - budget.share(grid.structure, grid.choice(best))
     for candidate in _next_of_each(rest)[:32] if gap > TIGHT else []:
-        traded = _put_back(structure, [*cuts, candidate], budget, spare=candidate)
-        room = budget.target - budget.share(structure, _choice(structure, traded))
+        traded = _put_back(grid, [*cuts, candidate], budget, spare=candidate)
+        room = budget.target - budget.share(grid.structure, grid.choice(traded))
         if 0 <= room < gap:
             best, gap = traded, room
         if gap <= TIGHT:
@@ -195,25 +244,25 @@ def _fill(structure: Structure, cuts: list[_Cut], rest: list[_Cut], budget: Budg
 
 
 def _next_of_each(rest: list[_Cut]) -> list[_Cut]:
-    """The next cut of every group, block and branch, the least important first."""
+    """The next cut of everything, the least important first."""
     seen: dict[tuple[str, str], _Cut] = {}
     for cut in rest:
-        seen.setdefault((cut.kind, cut.name), cut)
+        seen.setdefault(cut.of, cut)
     return list(seen.values())
 
 
-def _put_back(structure: Structure, cuts: list[_Cut], budget: Budget, spare: _Cut | None = None) -> list[_Cut]:
+def _put_back(grid: _Grid, cuts: list[_Cut], budget: Budget, spare: _Cut | None = None) -> list[_Cut]:
     """Undo cuts, the most important first and each group's last one first, while the budget holds."""
     kept, closed = list(cuts), set()
     for cut in sorted(cuts, key=lambda c: c.score, reverse=True):
-        later = any(c.group == cut.group and c.score > cut.score for c in kept) if cut.kind == "units" else False
-        if cut is spare or later or (cut.kind, cut.name) in closed:
+        later = any(c.of == cut.of and c.score > cut.score for c in kept)
+        if cut is spare or later or cut.of in closed:
             continue
         fewer = [c for c in kept if c is not cut]
-        if budget.share(structure, _choice(structure, fewer)) <= budget.target:
+        if budget.share(grid.structure, grid.choice(fewer)) <= budget.target:
             kept = fewer
         else:
-            closed.add((cut.kind, cut.name))
+            closed.add(cut.of)
     return kept
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import squeeze
 from squeeze import processes
@@ -101,7 +102,8 @@ def look_ahead(job: Job) -> Structure:
         kinds = settings.get("structures") or ()
         blocks = {block.name: 0.0 for block in structure.blocks if "blocks" in kinds}
         branches = {branch.name: 0.0 for branch in structure.branches if "branches" in kinds}
-        scores = Scores(structure.nothing().units, blocks, branches)
+        inputs = {edge.tensor: np.zeros(edge.size) for edge in structure.inputs if "inputs" in kinds}
+        scores = Scores(structure.nothing().units, blocks, branches, inputs)
         select(structure, scores, Budget(**shares), settings["round_to"] or 1)
     return structure
 

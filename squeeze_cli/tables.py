@@ -69,6 +69,7 @@ def structure_dict(structure: Structure) -> dict[str, Any]:
         ],
         "blocks": [_whole_dict(structure, block) for block in structure.blocks],
         "branches": [{**_whole_dict(structure, b), "concat": b.concat} for b in structure.branches],
+        "inputs": [{"layer": edge.module, "inputs": edge.size} for edge in structure.inputs],
         "pinned": pins_by_reason(structure.pinned),
     }
 
@@ -88,9 +89,21 @@ def structure_tables(structure: Structure) -> list[RenderableType]:
     tables.append(
         f"{units} units in {len(structure.groups)} groups, {len(structure.blocks)} blocks and "
         f"{len(structure.branches)} branches can go.\n"
+        f"{_inputs_line(structure)}"
         f"Dense: {dense}; the smallest that cutting units can make: {least}.\n{CONVENTION}."
     )
     return tables
+
+
+def _inputs_line(structure: Structure) -> str:
+    """What layers need not read of tensors that keep their width; "" if there is nothing."""
+    count = sum(edge.size for edge in structure.inputs)
+    if not count:
+        return ""
+    return (
+        f"{count} inputs of {len(structure.inputs)} layers need not be read, while what they are read from stays "
+        "(off unless a pass is told: --set structures=inputs).\n"
+    )
 
 
 def kernels_tables(found: Mapping[str, Any]) -> list[RenderableType]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squeeze.errors import PlanError
-from squeeze.plan import Drop, Edit, Plan, Resize, Slice, Step
+from squeeze.plan import Drop, Edit, Plan, Resize, Select, Slice, Step
 
 names = st.text(max_size=12)
 values = st.recursive(
@@ -27,15 +27,20 @@ def slices(draw: st.DrawFn) -> Slice:
     return Slice(draw(names), draw(st.integers(0, 4)), size, tuple(zip(bounds[::2], bounds[1::2], strict=False)))
 
 
+selects = slices().map(lambda edit: Select(edit.tensor, edit.size, edit.keep))
 texts = st.lists(names, max_size=3).map(tuple)
 drops = st.builds(Drop, names, texts, texts, st.lists(st.integers(0, 3), max_size=3).map(tuple))
 resizes = st.integers(1, 40).flatmap(lambda size: st.builds(Resize, names, names, st.just(size), st.integers(1, size)))
-steps = st.builds(Step, names, settings, st.lists(slices() | drops | resizes, max_size=4).map(tuple))
+steps = st.builds(Step, names, settings, st.lists(slices() | selects | drops | resizes, max_size=4).map(tuple))
 plans = st.builds(Plan, st.lists(steps, max_size=3).map(tuple), settings)
 
 
 def slice_edit(**changes: Any) -> dict[str, Any]:
     return {"kind": "slice", "tensor": "a.weight", "dim": 0, "size": 8, "keep": [[0, 4], [6, 8]], **changes}
+
+
+def select_edit(**changes: Any) -> dict[str, Any]:
+    return {"kind": "select", "module": "a", "size": 8, "keep": [[0, 4], [6, 8]], **changes}
 
 
 def drop_edit(**changes: Any) -> dict[str, Any]:
@@ -64,10 +69,10 @@ def test_a_plan_survives_json(plan: Plan) -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
-def test_a_slice_holds_exactly_the_kept_indices(kept: list[bool]) -> None:
-    made = Slice.of("w", 0, np.array(kept))
-    assert made.indices().tolist() == [i for i, stays in enumerate(kept) if stays]
-    assert made.size == len(kept)
+def test_slices_and_selections_hold_exactly_the_kept_indices(kept: list[bool]) -> None:
+    for made in (Slice.of("w", 0, np.array(kept)), Select.of("w", np.array(kept))):
+        assert made.indices().tolist() == [i for i, stays in enumerate(kept) if stays]
+        assert made.size == len(kept)
 
 
 def test_steps_are_replayed_in_order() -> None:
@@ -124,7 +129,7 @@ def test_wrong_types_outside_of_edits(broken: dict[str, Any], word: str) -> None
     ("edit", "word"),
     [
         ([], "edit must be an object"),
-        ({}, "kind must be 'slice', 'drop', 'cluster' or 'resize', got None"),
+        ({}, "kind must be 'slice', 'select', 'drop', 'cluster' or 'resize', got None"),
         ({"kind": "melt"}, "'melt'"),
         ({"kind": ["slice"]}, "kind"),
         (slice_edit(tensor=3), "tensor must be text"),
@@ -133,6 +138,8 @@ def test_wrong_types_outside_of_edits(broken: dict[str, Any], word: str) -> None
         (slice_edit(size=True), "size must be a whole number"),
         (slice_edit(size=2**60), "size must be a whole number"),
         (slice_edit(size="8"), "size must be a whole number"),
+        (select_edit(module=3), "module must be text"),
+        (select_edit(size=-1), "size must be a whole number"),
         (drop_edit(name=None), "name must be text"),
         (drop_edit(modules="a"), "modules must be a list"),
         (drop_edit(modules=[1]), "modules must be text"),
@@ -159,6 +166,7 @@ def test_wrong_types_in_edits(edit: Any, word: str) -> None:
 )
 def test_ranges_ascend_within_the_size(keep: Any) -> None:
     check_refused(text_of(slice_edit(keep=keep)), "keep")
+    check_refused(text_of(select_edit(keep=keep)), "keep")
 
 
 @pytest.mark.parametrize("depth", [10, 300, 900, 960, 980, 990, 995, 100_000])

@@ -29,9 +29,9 @@ class Selecting(nn.Module):
     weight: Tensor
     span: tuple[int, int] | None
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As the ordinary layer, of the inputs that are read."""
-        return super().forward(self.selected(x), *args, **kwargs)
+        return super().forward(self.selected(input), *args, **kwargs)
 
     def selected(self, x: Tensor) -> Tensor:
         """The inputs that are read: (…, inputs, positions …) to (…, inputs that are read, positions …)."""
@@ -152,4 +152,5 @@ def selecting(layer: nn.Module, kept: np.ndarray) -> nn.Module:
     made.register_buffer("reads", reads, persistent=False)
     made.register_buffer("index", before[index], persistent=False)
     made.settle()
-    return made  # type: ignore[no-any-return]
+    narrowed: nn.Module = made
+    return narrowed

@@ -29,6 +29,8 @@ class Magnitude:
         params: Share of the parameters that stays.
         ratio: Share of the units that goes; with ``scope="local"``, of every group.
         scope: Compare units over the whole model, each group's scores divided by their mean; or within their group.
+        structures: What goes: any of "filters", whole units, and "inputs", which lets a layer read less of a tensor that
+            keeps its width, by an index-select.
         ignore: Name patterns of layers to leave alone.
         round_to: Widths end on multiples of this.
     """
@@ -38,12 +40,17 @@ class Magnitude:
     params: float | None = None
     ratio: float | None = None
     scope: Literal["global", "local"] = "global"
+    structures: tuple[Literal["filters", "inputs"], ...] = ("filters",)
     ignore: tuple[str, ...] = ()
     round_to: int = 8
 
     def __post_init__(self) -> None:
         if self.scope not in ("global", "local"):
             raise ValueError(f"scope: must be 'global' or 'local', got {self.scope!r}.")
+        if self.structures not in (("filters",), ("inputs",), ("filters", "inputs"), ("inputs", "filters")):
+            raise ValueError(f"structures: must be of 'filters' and 'inputs', got {self.structures!r}.")
+        if "inputs" in self.structures and self.ratio is not None:
+            raise ValueError("ratio: must be left out with the structures 'inputs', got both; say macs=0.5.")
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
             raise ValueError(f"round_to: must be a whole number from 1, got {self.round_to!r}; 1 allows any width.")
         self._budget()
@@ -54,10 +61,14 @@ class Magnitude:
     def search(self, model: nn.Module, structure: Structure, task: Task, run: Run) -> Found:
         """Score, select; the weights stay as they are."""
         structure = structure.ignoring(self.ignore)
-        if not structure.removable:
+        edges = structure.inputs if "inputs" in self.structures else ()
+        if not structure.removable and not edges:
             return Found(copied(model), ())
         norms = _norms(model, structure)
-        scores = Scores(tuple(importance(group, norms) for group in structure.groups))
+        units = tuple(importance(group, norms) for group in structure.groups)
+        if "filters" not in self.structures:
+            units = tuple(np.full_like(scores, np.inf) for scores in units)
+        scores = Scores(units, inputs={edge.tensor: _relative(norms[edge.tensor, edge.dim]) for edge in edges})
         choose = select if self.scope == "global" else select_evenly
         return Found(copied(model), structure.edits(choose(structure, scores, self._budget(), self.round_to)))
 
@@ -70,6 +81,7 @@ def _norms(model: nn.Module, structure: Structure) -> dict[Place, np.ndarray]:
     """The L1 norm of what each index of a dimension holds: in float64, each once, however many groups share it."""
     weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.dim() > 1}
     places = dict.fromkeys((axis.tensor, axis.dim) for group in structure.groups for axis in group.axes)
+    places |= dict.fromkeys((edge.tensor, edge.dim) for edge in structure.inputs)
     norms = {}
     for name, dim in places:
         if name in weights:
@@ -86,4 +98,9 @@ def importance(group: Group, norms: Mapping[Place, np.ndarray]) -> np.ndarray:
         if (axis.tensor, axis.dim) in norms:
             inside = axis.units >= 0
             total += np.bincount(axis.units[inside], norms[axis.tensor, axis.dim][inside], group.size)
-    return total / max(total.mean(), float(torch.finfo(torch.float64).tiny))
+    return _relative(total)
+
+
+def _relative(norms: np.ndarray) -> np.ndarray:
+    """Over their mean."""
+    return norms / max(norms.mean(), float(torch.finfo(torch.float64).tiny))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from squeeze.latency import Latency
-from squeeze.plan import Drop, Plan, Slice
+from squeeze.plan import Drop, Plan, Select, Slice
 from squeeze.profiling import LayerProfile, Profile
 from squeeze.report.data import (
     Group,
@@ -30,7 +30,6 @@ from squeeze.report.data import (
     Timing,
 )
 from squeeze.report.findings import found_by
-from squeeze.structure.groups import Group as CoupledGroup
 from squeeze.structure.groups import Pin, Structure
 
 LIBRARIES = ("squeeze", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
@@ -115,7 +114,7 @@ def build_report(
         cut=None if stages.cut is None else _stage(stages.cut),
         after=_stage(stages.after),
         layers=() if first is None or last is None else _layers(first, last, structure),
-        groups=_groups(structure.groups, plan),
+        groups=_groups(structure, plan),
         removed=tuple(
             Removed(edit.name, edit.modules, step.method)
             for step in plan.steps
@@ -168,18 +167,19 @@ def _width(layer: LayerProfile, structure: Structure) -> int | None:
     return layer.output[len(layer.output) - len(weight) + 1]
 
 
-def _groups(groups: Iterable[CoupledGroup], plan: Plan) -> tuple[Group, ...]:
-    """How many units of each group the whole plan leaves: later steps cut what earlier ones left."""
+def _groups(structure: Structure, plan: Plan) -> tuple[Group, ...]:
+    """How much of each group, and of the inputs of layers, the whole plan leaves: later steps cut what earlier left."""
     kept: dict[tuple[str, int], np.ndarray] = {}
+    reading = {edge.module: (edge.tensor, edge.dim) for edge in structure.edges if edge.module}
     for edit in plan.edits:
-        if isinstance(edit, Slice):
-            key = (edit.tensor, edit.dim)
+        if isinstance(edit, Slice | Select):
+            key = (edit.tensor, edit.dim) if isinstance(edit, Slice) else reading[edit.module]
             kept[key] = kept.get(key, np.arange(edit.size))[edit.indices()]
     dropped = [edit for edit in plan.edits if isinstance(edit, Drop)]
     parameters = {name for drop in dropped for name in drop.parameters}
     prefixes = tuple(f"{module}." for drop in dropped for module in drop.modules)
     rows = []
-    for group in groups:
+    for group in structure.groups:
         producers = [axis for axis in group.axes if not axis.reads] or list(group.axes)
         alive = [a for a in producers if a.tensor not in parameters and not a.tensor.startswith(prefixes)]
         units: set[int] = set()
@@ -187,6 +187,9 @@ def _groups(groups: Iterable[CoupledGroup], plan: Plan) -> tuple[Group, ...]:
             left = axis.units[kept[axis.tensor, axis.dim]] if (axis.tensor, axis.dim) in kept else axis.units
             units |= set(left[left >= 0].tolist())
         rows.append(Group(group.name, group.size, len(units)))
+    selecting = dict.fromkeys(edit.module for edit in plan.edits if isinstance(edit, Select))
+    sizes = {edge.module: edge.size for edge in structure.edges}
+    rows += [Group(f"{name}, inputs", sizes[name], len(kept[reading[name]])) for name in selecting]
     return tuple(rows)
 
 

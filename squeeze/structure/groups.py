@@ -333,9 +333,7 @@ class Structure:
             if not any(matches(n, patterns) for n in (*self.owned(b), *(a.tensor for a in b.reads)))
         )
         edges = tuple(replace(e, module="") if matches(e.tensor, patterns) else e for e in self.edges)
-        return replace(
-            self, groups=tuple(groups), blocks=blocks, branches=branches, edges=edges, pinned=tuple(pins)
-        )
+        return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, edges=edges, pinned=tuple(pins))
 
     def kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
         """For every (tensor, dim) that a choice touches: True where an index stays."""

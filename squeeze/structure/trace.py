@@ -11,8 +11,8 @@ from torch import nn
 from squeeze.errors import TraceError
 from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple
-from squeeze.structure.edges import edges
 from squeeze.structure.dense import Dense
+from squeeze.structure.edges import edges
 from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
 from squeeze.structure.reference import stirred

@@ -52,7 +52,7 @@ class Balance:
         for part in self._masks.parts:
             energy = self.norms[part.span].square()
             root_mean = ((masks[part.span].square() * energy).sum() / energy.sum()).sqrt()
-            if part.kind == "filters" and bool(root_mean > 0) and bool(root_mean.isfinite()):
+            if part.kind in ("filters", "inputs") and bool(root_mean > 0) and bool(root_mean.isfinite()):
                 factor[part.span] = root_mean
         masks.div_(factor)
         fista.rescale(self._masks.values, factor, momentum=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.copying import copied
-from squeeze.masks import KINDS, Kind, SoftMasks
+from squeeze.masks import KINDS, USUAL, Kind, SoftMasks
 from squeeze.passes.base import Found
 from squeeze.passes.gal.discriminator import Discriminator, Regularizer
 from squeeze.passes.gal.learner import GALLearner
@@ -37,7 +37,8 @@ class GAL:
         macs: Share of the multiply-accumulates that stays, between 0 and 1; λ is steered towards it.
         params: The same for parameters.
         lambda_: The paper's λ, above 0: what ends at exactly 0 goes.
-        structures: What gets masks: any of "filters", "blocks", "branches".
+        structures: What gets masks: any of "filters", "blocks", "branches" and "inputs", which lets a layer read less of
+            a tensor that keeps its width, by an index-select (the paper's joint variant, and DenseNet).
         epochs: Of the mask phase.
         lr_generator: Learning rate of the weights; this and the next two fall to a tenth after 85 % and 95 %.
         lr_discriminator: Learning rate of the discriminator.
@@ -57,7 +58,7 @@ class GAL:
     macs: float | None = None
     params: float | None = None
     lambda_: float | None = None
-    structures: tuple[Kind, ...] = KINDS
+    structures: tuple[Kind, ...] = USUAL
     epochs: int = 10
     lr_generator: float = 1e-2
     lr_discriminator: float = 1e-2

@@ -11,8 +11,8 @@ from squeeze.structure.groups import Choice, Structure
 def zeros_go(masks: SoftMasks, structure: Structure, reach: np.ndarray, round_to: int) -> Choice:
     """What the paper removes: every mask that is exactly 0.
 
-    Two things stay nevertheless. A group keeps at least one unit, and as many of its best zeros as bring its
-    width up to a multiple of `round_to` channels.
+    Two things stay nevertheless. A group keeps at least one unit, a layer one input, and as many of the best zeros as
+    bring the width up to a multiple of `round_to` channels.
     A concatenation keeps its best branch, unless something else stays in it.
 
     Args:
@@ -23,8 +23,8 @@ def zeros_go(masks: SoftMasks, structure: Structure, reach: np.ndarray, round_to
     """
     gone = reach <= 0
     for part in masks.parts:
-        if part.kind == "filters":
-            step = structure.groups[part.index].step
+        if part.kind in ("filters", "inputs"):
+            step = structure.groups[part.index].step if part.kind == "filters" else 1
             aligned = max(1, round_to // math.gcd(round_to, step))
             kept = max(1, int((~gone[part.span]).sum()))
             kept = min(part.size, math.ceil(kept / aligned) * aligned)
