@@ -197,7 +197,7 @@ def _described(structure: Structure) -> str:
         for group in structure.groups
     ]
     blocks, branches = [block.name for block in structure.blocks], [branch.name for branch in structure.branches]
-    return json.dumps([groups, blocks, branches])
+    return json.dumps([groups, blocks, branches, [edge.module for edge in structure.inputs]])
 
 
 def _has_data(task: Task) -> bool:

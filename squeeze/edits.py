@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from squeeze.copying import Holders, copied, layout
 from squeeze.errors import InputError, PlanError, quoted
-from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed, Selecting, selecting
+from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed, Selecting, reading_dim, selecting
 from squeeze.plan import Cluster, Drop, Edit, Resize, Select, Slice
 
 Shapes = dict[str, torch.Size]
@@ -159,7 +159,7 @@ def _cluster(model: nn.Module, edit: Cluster, before: dict[nn.Module, Shapes]) -
     owner, leaf = _owner(model, edit.module)
     conv = owner._modules.get(leaf)
     where = f"rewrite: {quoted(edit.module, 80)}"
-    if not isinstance(conv, nn.Conv2d) or not isinstance(conv.weight, nn.Parameter):
+    if not isinstance(conv, nn.Conv2d) or isinstance(conv, Selecting) or not isinstance(conv.weight, nn.Parameter):
         got = "nothing" if conv is None else type(conv).__name__
         raise PlanError(
             f"{where} must be a convolution with a weight, got {got}; use the architecture the plan was made for."
@@ -193,16 +193,26 @@ def _select(model: nn.Module, edit: Select, before: dict[nn.Module, Shapes]) -> 
     if layer is None:
         raise PlanError(_unknown(model, edit.module))
     _bring_up_to_date(layer, before)
-    if sum(layer._parameters.get("weight") is p for m in model.modules() for p in m._parameters.values()) > 1:
+    weight: Any = layer._parameters.get("weight")
+    if weight is not None and sum(weight is p for m in model.modules() for p in m._parameters.values()) > 1:
         raise PlanError(
             f"{where} must have a weight of its own, got one that another layer holds, too; leave it whole."
         )
-    kept = np.zeros(edit.size, dtype=bool)
+    dim = reading_dim(layer)
+    if dim is None:
+        raise PlanError(
+            f"{where} must be a linear layer or a convolution in one group, with a plain weight, got "
+            f"{type(layer).__name__}; use the architecture the plan was made for."
+        )
+    columns = weight.shape[dim]
+    if columns != edit.size or not edit.keep:
+        raise PlanError(
+            f"{where} must read {edit.size} inputs, and keep one at least, got {columns} inputs, of which "
+            f"{'some' if edit.keep else 'none'} are kept; use the architecture the plan was made for."
+        )
+    kept = np.zeros(columns, dtype=bool)
     kept[edit.indices()] = True
-    try:
-        narrow = selecting(layer, kept)
-    except InputError as error:
-        raise PlanError(f"{where}: {error}") from error
+    narrow = selecting(layer, kept)
     _put(model, layer, narrow)
     before[narrow] = _shapes(narrow)
 
@@ -331,6 +341,12 @@ def _multi_head(module: Any, old: Shapes, new: Shapes) -> None:
 
 
 def _selecting(module: Any, old: Shapes, new: Shapes) -> None:
+    read, columns = int(module.reads.sum()), module.weight.shape[0 if getattr(module, "transposed", False) else 1]
+    if read != columns:
+        raise PlanError(
+            f"rewrite: {type(module).__name__} must have as many columns as it reads inputs, got {columns} and {read}; "
+            "use the plan's own architecture."
+        )
     module.settle()
 
 

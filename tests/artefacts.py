@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import squeeze
 from squeeze.errors import ArtifactError
-from squeeze.plan import Drop, Plan, Slice, Step
+from squeeze.plan import Drop, Plan, Select, Slice, Step
 
 
 class Net(nn.Module):
@@ -52,6 +52,7 @@ EDITS = (
     *(Slice(name, 0, 8, KEPT) for name in ("first.weight", "first.bias", "bn.weight", "bn.bias")),
     *(Slice(name, 0, 8, KEPT) for name in ("bn.running_mean", "bn.running_var")),
     Slice("second.weight", 1, 8, KEPT),
+    Select("first", 6, ((0, 3), (4, 6))),
 )
 PLAN = Plan((Step("hand", {"why": "a test"}, EDITS),), {"seed": 0})
 

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,17 @@ def choose(structure: Structure, seed: int, share: float = 0.3, exact_only: bool
     return Choice(tuple(units))
 
 
+def reading_less(structure: Structure, choice: Choice, seed: int, share: float = 0.4) -> Choice:
+    """The choice, and a random share of each layer's inputs, at least one if there are two, never all that are left."""
+    random, kept, inputs = np.random.default_rng(seed), structure.kept(choice), {}
+    for edge in structure.inputs:
+        left = np.flatnonzero(kept.get((edge.tensor, edge.dim), np.ones(edge.size, dtype=bool)))
+        gone = random.random(edge.size) < share
+        gone[left[-1]], gone[left[0]] = True, False
+        inputs[edge.tensor] = gone
+    return replace(choice, inputs=inputs)
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy, also where a weight norm's hook left a computed weight, which torch refuses to copy."""
     computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
@@ -55,6 +67,9 @@ def masked(model: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
                 if axis.reads or not group.maskable:
                     for index in np.flatnonzero(np.isin(axis.units, np.flatnonzero(gone))):
                         tensors[axis.tensor].select(axis.dim, int(index)).zero_()
+        for edge in structure.inputs:
+            if edge.tensor in choice.inputs:
+                tensors[edge.tensor].movedim(edge.dim, 0)[torch.from_numpy(choice.inputs[edge.tensor])] = 0
     return reference
 
 

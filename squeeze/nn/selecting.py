@@ -97,7 +97,7 @@ SELECTABLE = MappingProxyType(
         nn.ConvTranspose3d: SelectConvTranspose3d,
     }
 )
-"""Layers that can read fewer inputs, exactly these classes: others may do more in their forward; and what they become."""
+"""What layers become that read fewer inputs. Of exactly these classes: others may do more in their forward."""
 
 
 def reading_dim(layer: nn.Module) -> int | None:
@@ -113,27 +113,13 @@ def selecting(layer: nn.Module, kept: np.ndarray) -> nn.Module:
     """A layer that reads fewer inputs, with the weights of the given one, which is left as it is.
 
     Args:
-        layer: A linear layer or a convolution in one group, which may select already.
+        layer: One with a `reading_dim`, which may select already.
         kept: (inputs that its weight reads,) bool, True where it still does; one at least.
 
     Returns:
         The layer itself if all are kept.
-
-    Raises:
-        InputError: The layer has another number of inputs, or is not one that can read fewer.
     """
-    dim = reading_dim(layer)
-    if dim is None:
-        raise InputError(
-            f"must be a linear layer or a convolution in one group, with a plain weight, got {type(layer).__name__}; "
-            "leave it whole."
-        )
     weight: Any = layer._parameters["weight"]
-    if len(kept) != weight.shape[dim] or not kept.any():
-        raise InputError(
-            f"must read {len(kept)} inputs, of which one at least is kept, got {weight.shape[dim]} inputs and "
-            f"{int(kept.sum())} kept; use the architecture the plan was made for."
-        )
     if kept.all():
         return layer
     index = torch.as_tensor(np.flatnonzero(kept), device=weight.device)
@@ -142,7 +128,7 @@ def selecting(layer: nn.Module, kept: np.ndarray) -> nn.Module:
     made._parameters, made._buffers = dict(layer._parameters), dict(layer._buffers)
     made._non_persistent_buffers_set = set(layer._non_persistent_buffers_set)
     with torch.no_grad():
-        narrow = weight.detach().index_select(dim, index).contiguous(memory_format=layout(weight))
+        narrow = weight.detach().index_select(reading_dim(layer), index).contiguous(memory_format=layout(weight))
     made._parameters["weight"] = nn.Parameter(narrow, requires_grad=weight.requires_grad)
     before = layer.index if isinstance(layer, Selecting) else torch.arange(len(kept), device=weight.device)
     reads = torch.zeros(

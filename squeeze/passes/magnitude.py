@@ -29,8 +29,8 @@ class Magnitude:
         params: Share of the parameters that stays.
         ratio: Share of the units that goes; with ``scope="local"``, of every group.
         scope: Compare units over the whole model, each group's scores divided by their mean; or within their group.
-        structures: What goes: any of "filters", whole units, and "inputs", which lets a layer read less of a tensor that
-            keeps its width, by an index-select.
+        structures: What goes: any of "filters", whole units, and "inputs", which lets a layer read less of a tensor
+            that keeps its width, by an index-select.
         ignore: Name patterns of layers to leave alone.
         round_to: Widths end on multiples of this.
     """

@@ -172,7 +172,7 @@ def _groups(structure: Structure, plan: Plan) -> tuple[Group, ...]:
     kept: dict[tuple[str, int], np.ndarray] = {}
     reading = {edge.module: (edge.tensor, edge.dim) for edge in structure.edges if edge.module}
     for edit in plan.edits:
-        if isinstance(edit, Slice | Select):
+        if isinstance(edit, Slice) or (isinstance(edit, Select) and edit.module in reading):
             key = (edit.tensor, edit.dim) if isinstance(edit, Slice) else reading[edit.module]
             kept[key] = kept.get(key, np.arange(edit.size))[edit.indices()]
     dropped = [edit for edit in plan.edits if isinstance(edit, Drop)]
@@ -187,9 +187,12 @@ def _groups(structure: Structure, plan: Plan) -> tuple[Group, ...]:
             left = axis.units[kept[axis.tensor, axis.dim]] if (axis.tensor, axis.dim) in kept else axis.units
             units |= set(left[left >= 0].tolist())
         rows.append(Group(group.name, group.size, len(units)))
-    selecting = dict.fromkeys(edit.module for edit in plan.edits if isinstance(edit, Select))
-    sizes = {edge.module: edge.size for edge in structure.edges}
-    rows += [Group(f"{name}, inputs", sizes[name], len(kept[reading[name]])) for name in selecting]
+    selecting = {edit.module for edit in plan.edits if isinstance(edit, Select)}
+    rows += [
+        Group(f"{edge.module}, inputs", edge.size, len(kept[edge.tensor, edge.dim]))
+        for edge in structure.edges
+        if edge.module in selecting and not edge.tensor.startswith(prefixes)
+    ]
     return tuple(rows)
 
 

@@ -29,7 +29,10 @@ def edges(record: Record, model: nn.Module) -> tuple[Edge, ...]:
 
 
 def _selecting_layers(record: Record, model: nn.Module) -> dict[tuple[str, int], str]:
-    """For the weight dims that can read fewer inputs, the layer: it alone holds the weight, and uses it in its forward."""
+    """For the weight dims that can read fewer inputs, the layer: it alone holds the weight, and alone uses it.
+
+    Its forward is torch's own, so reading less is the same as reading zeros by construction, and nothing is tried here.
+    """
     users: dict[str, set[str]] = defaultdict(set)
     for call, ran in zip(record.tape.calls, record.tape.ops, strict=True):
         for name in ran.parameters:

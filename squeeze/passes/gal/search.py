@@ -37,8 +37,8 @@ class GAL:
         macs: Share of the multiply-accumulates that stays, between 0 and 1; λ is steered towards it.
         params: The same for parameters.
         lambda_: The paper's λ, above 0: what ends at exactly 0 goes.
-        structures: What gets masks: any of "filters", "blocks", "branches" and "inputs", which lets a layer read less of
-            a tensor that keeps its width, by an index-select (the paper's joint variant, and DenseNet).
+        structures: What gets masks: any of "filters", "blocks", "branches" and "inputs", which lets a layer read less
+            of a tensor that keeps its width, by an index-select (the paper's joint variant, and DenseNet).
         epochs: Of the mask phase.
         lr_generator: Learning rate of the weights; this and the next two fall to a tenth after 85 % and 95 %.
         lr_discriminator: Learning rate of the discriminator.
