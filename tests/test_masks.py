@@ -186,3 +186,38 @@ def test_the_tracer_finds_what_was_written_by_hand() -> None:
     assert [set(branch.modules) for branch in found.branches] == [{"left"}, {"right"}]
     filters = [SoftMasks(structure, ("filters", "blocks")).macs.tolist() for structure in (ours, found)]
     assert sorted(filters[0]) == sorted(filters[1])
+
+
+def test_masks_of_inputs_scale_what_one_layer_reads() -> None:
+    model = built(0).double().eval()
+    structure = trace(model, torch.randn(1, 3, 6, 6, dtype=torch.float64))
+    masks = SoftMasks(structure, ("blocks", "inputs")).double()
+    names = [part.name for part in masks.parts if part.kind == "inputs"]
+    assert {"body.conv1", "left", "right"} <= set(names) and "body.conv2" not in names
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    part = next(part for part in masks.parts if part.name == "right")
+    values = torch.ones_like(masks.values)
+    values[part.span] = torch.tensor([0.0, 0.5, 0.0, 2.0], dtype=torch.float64)
+    output = functional_call(model, masks.scaled(model, values), (x,))
+    model.right.register_forward_pre_hook(lambda module, args: args[0] * values[part.span].view(1, -1, 1, 1))
+    torch.testing.assert_close(output, model(x))
+
+
+def test_a_mask_of_zero_is_an_input_that_is_not_read() -> None:
+    model = built(0).double().eval()
+    structure = trace(model, torch.randn(1, 3, 6, 6, dtype=torch.float64))
+    masks = SoftMasks(structure, ("filters", "blocks", "inputs")).double()
+    removed = np.random.default_rng(0).random(len(masks.values)) < 0.3
+    choice = masks.choice(removed)
+    assert np.array_equal(masks.removed(choice), removed)
+    masks.fold(model, torch.from_numpy(1.0 - removed))
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(rewrite(model, structure.edits(choice))(x), model(x))
+
+
+def test_savings_of_inputs_are_what_one_of_them_costs() -> None:
+    structure = trace(built(0), torch.randn(1, 3, 6, 6))
+    masks = SoftMasks(structure, ("inputs",))
+    part = next(part for part in masks.parts if part.name == "right")
+    assert set(masks.macs[part.span].tolist()) == {3.0 * 36}
+    assert set(masks.params[part.span].tolist()) == {3.0}

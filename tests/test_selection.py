@@ -236,3 +236,62 @@ def test_budgets_that_cannot_be(given: dict[str, float]) -> None:
 def test_nan_is_not_a_budget() -> None:
     with pytest.raises(ValueError, match="between 0 and 1, got nan"):
         Budget(units=math.nan)
+
+
+class Shared(nn.Module):
+    """A trunk that several layers read; two of its channels more than is aligned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 26)
+        self.readers = nn.ModuleList(nn.Linear(26, 16) for _ in range(3))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(self.readers[0](x)) + torch.relu(self.readers[1](x)) * self.readers[2](x))
+
+
+@cache
+def shared() -> Structure:
+    torch.manual_seed(0)
+    return trace(Shared(), torch.randn(1, 8))
+
+
+def readers() -> list[str]:
+    return [f"readers.{number}.weight" for number in range(3)]
+
+
+@pytest.mark.parametrize("choose", [select, select_evenly])
+@pytest.mark.parametrize("seed", range(4))
+def test_layers_read_less_within_the_budget_on_aligned_widths(choose: Callable[..., Choice], seed: int) -> None:
+    structure, random = shared(), np.random.default_rng(seed)
+    still = tuple(np.full(group.size, np.inf) for group in structure.groups)
+    scores = Scores(still, inputs={name: random.random(26) for name in readers()})
+    choice = choose(structure, scores, Budget(macs=0.7), 4)
+    assert 0.6 < structure.cost(choice).macs / structure.cost().macs <= 0.7
+    assert not any(units.any() for units in choice.units)
+    for name in readers():
+        gone, score = choice.inputs.get(name, np.zeros(26, dtype=bool)), scores.inputs[name]
+        assert (26 - gone.sum()) % 4 == 0 or not gone.any()
+        assert not gone.any() or score[gone].max() < score[~gone].min()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_read_stays_aligned_where_units_go_too(seed: int) -> None:
+    structure, random = shared(), np.random.default_rng(seed)
+    units = tuple(random.random(group.size) for group in structure.groups)
+    scores = Scores(units, inputs={name: random.random(26) for name in readers()})
+    choice = select(structure, scores, Budget(macs=0.4), 4)
+    kept = structure.kept(choice)
+    cut = structure.kept(replace(choice, inputs={}))
+    assert structure.cost(choice).macs <= 0.4 * structure.cost().macs
+    for name in readers():
+        read, there = (int(found[name, 1].sum()) if (name, 1) in found else 26 for found in (kept, cut))
+        assert read % 4 == 0 or read == there
+
+
+def test_layers_without_a_score_read_all() -> None:
+    structure = shared()
+    units = tuple(np.zeros(group.size) for group in structure.groups)
+    assert select(structure, Scores(units), Budget(macs=0.5), 4).inputs == {}

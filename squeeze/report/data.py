@@ -130,10 +130,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are coupled and go together with all their readers.
+    """Units that are coupled and go together with all their readers; or the inputs of a layer that reads only some.
 
     Attributes:
-        name: The layer that produces them.
+        name: The layer that produces them; or that reads them, and ", inputs".
         before: How many there were.
         after: How many are left.
     """

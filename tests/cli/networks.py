@@ -32,6 +32,22 @@ def colour() -> nn.Module:
     return small(3)
 
 
+class Trunk(nn.Module):
+    """Two layers read what a third one makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.flatten(1)).relu()
+        return self.head(x + self.body(x).relu())
+
+
+def trunk() -> nn.Module:
+    return Trunk()
+
+
 def rigid() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 

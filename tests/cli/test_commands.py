@@ -62,6 +62,23 @@ def test_inspect_counts_what_can_go(squeeze: Command) -> None:
     assert {pin["reason"] for pin in told["pinned"]} >= {"reaches the model's output"}
 
 
+def test_layers_can_be_let_read_less(squeeze: Command, folder: Path) -> None:
+    torch.save(networks.trunk().state_dict(), folder / "trunk.pt")
+    net = ("trunk.pt", "--arch", "networks.py:trunk", "--input-shape", "1,8,8")
+    told = json.loads(squeeze("inspect", *net, "--json").stdout)["inputs"]
+    assert told == [{"layer": name, "inputs": size} for name, size in (("stem", 64), ("body", 16), ("head", 16))]
+    assert "96 inputs of 3 layers need not be read" in squeeze("inspect", *net).stdout
+    assert "need not be read" not in squeeze("inspect", *SMALL).stdout
+    settings = ("--method", "magnitude", "--macs", "0.6", "--set", "structures=inputs", "--quiet")
+    result = squeeze("prune", *net, "--data", "digits", "--finetune-epochs", "1", *settings, "--out", "run")
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    report = json.loads((folder / "run" / "report.json").read_text())
+    groups = {group["name"]: (group["before"], group["after"]) for group in report["groups"]}
+    assert report["after"]["macs"] <= 0.6 * report["before"]["macs"]
+    assert groups["stem, inputs"][0] == 64 and groups["stem, inputs"][1] < 64
+    assert load(folder / "run" / "model.safetensors", networks.trunk)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
 def test_inspect_kse_shows_how_kernels_are_judged(squeeze: Command) -> None:
     told = json.loads(squeeze("inspect", *SMALL, "--kse", "--json").stdout)
     shown = squeeze("inspect", *SMALL, "--kse").stdout
