@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -80,11 +80,6 @@ class Group:
     def step(self) -> int:
         """Channels a unit takes in the widest of its axes (1 for a plain convolution)."""
         return max(int(np.bincount(axis.units[axis.units >= 0]).max()) for axis in self.axes)
-
-    @property
-    def kind(self) -> str:
-        """The same for groups in like places, in rows of like modules, however long the rows."""
-        return " ".join(sorted({numberless(f"{axis.tensor}[{axis.dim}]") for axis in self.axes}))
 
 
 @dataclass(frozen=True)
@@ -232,6 +227,17 @@ class Structure:
                 counts[reads[0].tensor, reads[0].dim] += int((reads[0].units >= 0).sum())
         return {place for place, count in counts.items() if count == self.costs.shapes[place[0]][place[1]]}
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """For each group what is the same for those in like places, in rows of like modules, however long the rows."""
+        found, parts = list[str](), Counter[frozenset[tuple[str, int]]]()
+        for group in self.groups:
+            places = frozenset((axis.tensor, axis.dim) for axis in group.axes)
+            names = sorted({_place(tensor, dim) for tensor, dim in places})
+            found.append(" ".join([*names, str(parts[places])]))  # parts of the same dimensions are not alike
+            parts[places] += 1
+        return tuple(found)
+
     def nothing(self) -> Choice:
         """The choice that removes nothing."""
         return Choice(tuple(np.zeros(group.size, dtype=bool) for group in self.groups))
@@ -366,6 +372,12 @@ class Structure:
                 found[place] = np.maximum(found[place], here) if place in found else here
             first += group.size
         return found
+
+
+def _place(tensor: str, dim: int) -> str:
+    """The same in rows of like modules; a module's own layers (``fc1``, ``fc2``) are not like each other."""
+    *path, layer, own = ("", *tensor.split("."))
+    return f"{numberless('.'.join(path))}.{layer}.{own}[{dim}]"
 
 
 def numberless(name: str) -> str:

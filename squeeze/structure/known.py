@@ -1,6 +1,6 @@
 """What the rounds of a trace have taught: readings, pins, and groups that only shrink together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -120,12 +120,18 @@ class Known:
         before = [sized for sized in self.sizes if np.isin(nodes, sized.nodes).any()]
         self.sizes = [sized for sized in self.sizes if sized not in before]
         taken = {(size.module, size.attribute) for sized in self.sizes for size in sized.sizes}
+
+        def free(sizes: Sequence[Size]) -> bool:
+            return not any((size.module, size.attribute) in taken for size in sizes)
+
         failed = [sized for sized in before if np.isin(nodes, sized.nodes).all()]
         like = None if failed else search.like(number)
-        sizes = () if any(sized.tried for sized in failed) else search.needed(number) if like is None else like
-        free = not any((size.module, size.attribute) in taken for size in sizes)
-        self.sizes.append(_Sized(nodes, sizes if free else (), tried=like is None))
-        return bool(sizes) and free
+        if like is not None and free(like):
+            self.sizes.append(_Sized(nodes, like, tried=False))
+            return bool(like)
+        sizes = () if any(sized.tried for sized in failed) else search.needed(number)
+        self.sizes.append(_Sized(nodes, sizes if free(sizes) else (), tried=True))
+        return bool(self.sizes[-1].sizes)
 
     def _part(self, record: Record, nodes: np.ndarray) -> bool:
         """Give up the joins that these nodes are part of; False if there are none."""

@@ -103,22 +103,28 @@ class Search:
         self._own = {name: own for name, module in dense.model.named_modules() if (own := own_sizes(module))}
         self._found: dict[str, set[str]] = {}
         self._helped: set[str] = set()
+        self._hopeless: set[tuple[str, str]] = set()
 
     def like(self, number: int) -> Sizes | None:
         """What the first of a row of groups like the `number`-th needed, here; untried. None if that is not known."""
-        group = self._structure.groups[number]
-        sizes = self._of_kinds(group, self._found.get(group.kind, set()))
-        return sizes if {_kind(size) for size in sizes} == self._found.get(group.kind) else None
+        group, found = self._structure.groups[number], self._found.get(self._structure.kinds[number])
+        if (_places(group), self._structure.kinds[number]) in self._hopeless:
+            return ()
+        sizes = self._of_kinds(group, found or ())
+        return sizes if {_kind(size) for size in sizes} == found else None
 
     def needed(self, number: int) -> Sizes:
         """Of the `number`-th group; none if there are no numbers with which it can be cut, or if it needs none."""
-        group = self._structure.groups[number]
+        group, kind = self._structure.groups[number], self._structure.kinds[number]
         attempts, helped = _Attempts(self._dense, self._structure, number), self._of_kinds(group, self._helped)
         if helped and attempts(helped).works:
             return helped
         sizes = _searched(attempts, self._fitting(group), _near(group))
-        self._found[group.kind] = {_kind(size) for size in sizes}
-        self._helped |= self._found[group.kind]
+        if sizes:
+            self._found[kind] = {_kind(size) for size in sizes}
+            self._helped |= self._found[kind]
+        else:
+            self._hopeless.add((_places(group), kind))
         return sizes
 
     def _of_kinds(self, group: Group, kinds: Container[str]) -> Sizes:
@@ -193,5 +199,10 @@ def _rows(sizes: Iterable[Size], key: Callable[[Size], str]) -> list[Sizes]:
     return [tuple(row) for row in rows.values()]
 
 
+def _places(group: Group) -> str:
+    """As its kind, but not the same for rows of other lengths."""
+    return " ".join(numberless(f"{axis.tensor}[{axis.dim}]") for axis in group.axes)
+
+
 def _kind(size: Size) -> str:
-    return numberless(f"{size.module}.{size.attribute}")
+    return f"{numberless(size.module)}.{size.attribute}"

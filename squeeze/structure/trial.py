@@ -129,7 +129,7 @@ class Trial:
         return not self.dense.reduced or self.dense.fits(self._done.model)
 
     def _kind(self, number: int) -> str:
-        return self.structure.groups[number].kind
+        return self.structure.kinds[number]
 
     def _advance(self) -> None:
         """From here on, what goes of all groups is gone."""

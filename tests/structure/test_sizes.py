@@ -90,3 +90,36 @@ def test_what_helped_a_like_module_is_only_a_guess() -> None:
     model = nn.Sequential(Body("one"), Body("other"), Body("one"), nn.Linear(8, 2))
     structure = trace(model, torch.randn(2, 8))
     assert changed(model, structure) == {"0.one": (12, 11), "1.other": (12, 11), "2.one": (12, 11)}
+
+
+class Parts(nn.Module):
+    """Two parts of equal size, which it keeps in a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.one, self.other = nn.Linear(8, 24), nn.Linear(12, 8), nn.Linear(12, 8)
+        self.sizes = (12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.both(x).split(self.sizes, 1)
+        return x + self.one(torch.relu(one)) + self.other(torch.tanh(other))
+
+
+def test_parts_of_one_layer_are_not_alike() -> None:
+    model = nn.Sequential(Parts(), Parts(), Parts(), nn.Linear(8, 2))
+    structure = trace(model, torch.randn(2, 8))
+    assert changed(model, structure) == {f"{i}.sizes.{part}": (12, 11) for i in range(3) for part in range(2)}
+
+
+def test_like_places_are_those_of_like_modules() -> None:
+    class Mlp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.fc3 = nn.Linear(8, 12), nn.Linear(12, 6), nn.Linear(6, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+    structure = trace(nn.Sequential(Mlp(), Mlp(), nn.Linear(8, 2)), torch.randn(2, 8))
+    kinds = dict(zip([group.name for group in structure.groups], structure.kinds, strict=True))
+    assert kinds["0.fc1"] == kinds["1.fc1"] != kinds["0.fc2"] == kinds["1.fc2"]
