@@ -21,10 +21,11 @@ from benchmarks.records import circumstances
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vgg16")
 
 
-def halved(model: nn.Module, inputs: torch.Tensor, macs: float, round_to: int) -> nn.Module:
+def halved(model: nn.Module, inputs: torch.Tensor, given: argparse.Namespace) -> nn.Module:
     """The network at this share of its MACs, as Magnitude cuts it; its weights are random, so it is not trained on."""
     structure = squeeze.trace(model, inputs)
-    found = squeeze.Magnitude(macs=macs, round_to=round_to).search(model, structure, None, squeeze.Run())
+    chosen = squeeze.Magnitude(macs=given.macs, round_to=given.round_to, structures=tuple(given.structures))
+    found = chosen.search(model, structure, None, squeeze.Run())
     return squeeze.rewrite(model, found.edits).eval()
 
 
@@ -33,7 +34,7 @@ def compared(name: str, given: argparse.Namespace, folder: Path) -> dict[str, An
     torch.manual_seed(0)
     inputs = torch.randn(1, 3, 224, 224)
     dense = torchvision.models.get_model(name, weights=None).eval()
-    models = {"before": dense, "after": halved(dense, inputs, given.macs, given.round_to)}
+    models = {"before": dense, "after": halved(dense, inputs, given)}
     paths = {side: folder / f"{name}-{side}.onnx" for side in models}
     for side, model in models.items():
         squeeze.export_onnx(model, inputs, paths[side])
@@ -57,6 +58,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--round-to", type=int, default=8)
+    parser.add_argument("--structures", nargs="+", default=["filters"], choices=("filters", "inputs"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
@@ -64,15 +66,18 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure everything, and write latency.json."""
+    """Measure everything, and write latency.json; latency-inputs.json if inputs are selected."""
     given = parsed(arguments)
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in given.networks:
             rows[name] = compared(name, given, Path(folder))
             print(name, rows[name], flush=True)
-    setup = {key: getattr(given, key) for key in ("macs", "round_to", "threads", "repeats")} | {"batch": 1}
-    latencies.write_json(given.results / "latency.json", {"setup": setup, "networks": rows, "made": circumstances()})
+    setup = {key: getattr(given, key) for key in ("macs", "round_to", "structures", "threads", "repeats")} | {
+        "batch": 1
+    }
+    name = "-".join(["latency", *(kind for kind in given.structures if kind != "filters")])
+    latencies.write_json(given.results / f"{name}.json", {"setup": setup, "networks": rows, "made": circumstances()})
 
 
 if __name__ == "__main__":

@@ -50,7 +50,10 @@ def tables(folder: Path) -> str:
             sections.append("\n\n".join([f"### KSE on {title}, CIFAR-10", *clustering(results, timed)]))
     if (place := folder / "zoo.json").exists():
         sections.append("\n\n".join(["### The zoo", *zoo(json.loads(place.read_text()))]))
-    shows = (("trace", tracing), ("latency", speed), ("kernel", kernel), ("kse-latency", networks))
+    shows = (
+        *(("trace", tracing), ("latency", speed), ("latency-inputs", speed)),
+        *(("kernel", kernel), ("kse-latency", networks)),
+    )
     for name, show in shows:
         if (place := folder / f"{name}.json").exists():
             sections.append("\n\n".join(show(json.loads(place.read_text()))))
@@ -187,7 +190,9 @@ def speed(found: dict[str, Any]) -> list[str]:
         f"batch {setup['batch']}, {threads_of(setup['threads'])}, before and after in turn, median of "
         f"{setup['repeats']} in ms. {found['made']['machine']}."
     )
-    return ["### What half of the MACs buys", about, table(["", "MACs left", *BACKENDS.values()], rows)]
+    less = "inputs" in setup.get("structures", ())
+    title = "### What layers that read less buy" if less else "### What half of the MACs buys"
+    return [title, about, table(["", "MACs left", *BACKENDS.values()], rows)]
 
 
 def kernel(found: dict[str, Any]) -> list[str]:

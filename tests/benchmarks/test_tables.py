@@ -130,6 +130,9 @@ def test_speed_is_compared_with_the_macs_that_were_saved(tmp_path: Path) -> None
     (tmp_path / "latency.json").write_text(json.dumps({"setup": setup, "networks": {"net": row}, "made": MADE}))
     cell = "100 → 62.5, 1.60×, ratio 0.80"
     assert f"| net | 50.0% | {cell} | {cell} |" in tables.tables(tmp_path).splitlines()
+    less = {"setup": setup | {"structures": ["inputs"]}, "networks": {"other": row}, "made": MADE}
+    (tmp_path / "latency-inputs.json").write_text(json.dumps(less))
+    assert "### What layers that read less buy" in tables.tables(tmp_path).splitlines()
 
 
 def test_kernel_and_networks_stand_beside_what_they_are_compared_with(tmp_path: Path) -> None:
