@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from squeeze.errors import PlanError
 from squeeze.selection import Scores
 from squeeze.structure.cost import Cost
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Axis, Choice, Structure
 
 Kind = Literal["filters", "blocks", "branches", "inputs"]
 KINDS: tuple[Kind, ...] = ("filters", "blocks", "branches", "inputs")
@@ -193,25 +193,26 @@ def _parts(structure: Structure, structures: Sequence[Kind]) -> tuple[tuple[Part
 
     if "filters" in structures:
         for i, group in enumerate(structure.groups):
-            reads = [axis for axis in group.axes if axis.reads]
-            fixed = [axis.tensor for axis in reads if axis.tensor not in structure.costs.parameters]
             reason = "" if group.maskable else group.note or "not everything that reads it can be scaled"
-            reason = (
-                reason
-                or ("" if reads else "nothing reads it")
-                or (f"read through the buffer {fixed[0]}" if fixed else "")
-            )
+            reason = reason or _unread(structure, group.axes)
             add("filters", i, group.name, group.size, reason)
     if "blocks" in structures:
         for i, block in enumerate(structure.blocks):
             add("blocks", i, block.name, 1, "" if block.scales else block.note or "no parameter scales its output")
     if "branches" in structures:
         for i, branch in enumerate(structure.branches):
-            add("branches", i, branch.name, 1, "" if branch.reads else "nothing reads it")
+            add("branches", i, branch.name, 1, _unread(structure, branch.reads))
     if "inputs" in structures:
         for i, edge in enumerate(structure.inputs):
             add("inputs", i, edge.module, edge.size, "")
     return tuple(parts), tuple(left_out)
+
+
+def _unread(structure: Structure, axes: Sequence[Axis]) -> str:
+    """Why what reads along these axes cannot be scaled; "" if it can."""
+    reads = [axis.tensor for axis in axes if axis.reads]
+    fixed = [tensor for tensor in reads if tensor not in structure.costs.parameters]
+    return f"read through the buffer {fixed[0]}" if fixed else "" if reads else "nothing reads it"
 
 
 def _places(structure: Structure, parts: Sequence[Part]) -> tuple[list[tuple[str, int | None]], list[np.ndarray]]:
@@ -241,7 +242,7 @@ def _places(structure: Structure, parts: Sequence[Part]) -> tuple[list[tuple[str
             continue
         axes = structure.groups[part.index].axes if part.kind == "filters" else structure.branches[part.index].reads
         for axis in axes:
-            if axis.reads or part.kind == "branches":
+            if axis.reads:
                 units = axis.units.astype(np.int64)
                 add(axis.tensor, axis.dim, np.where(units >= 0, part.start + units, none))
     return places, index

@@ -221,3 +221,30 @@ def test_savings_of_inputs_are_what_one_of_them_costs() -> None:
     part = next(part for part in masks.parts if part.name == "right")
     assert set(masks.macs[part.span].tolist()) == {3.0 * 36}
     assert set(masks.params[part.span].tolist()) == {3.0}
+
+
+class Normed(nn.Module):
+    """Two branches whose concatenation is normalised before it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(4, 6, 3, padding=1)
+        self.norm, self.last, self.head = nn.BatchNorm2d(11), nn.Conv2d(11, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = self.norm(torch.cat([self.left(x), self.right(x)], 1)).relu()
+        return self.head(self.last(x).relu().mean((2, 3)))
+
+
+def test_branches_are_masked_where_they_are_read_behind_a_normalisation() -> None:
+    torch.manual_seed(0)
+    model, x = Normed().double().eval(), torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    structure = trace(model, x)
+    masks = SoftMasks(structure, ("branches",)).double()
+    assert [part.name for part in masks.parts] == ["left", "right"]
+    values = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    small = rewrite(model, structure.edits(masks.choice(values.numpy() == 0)))
+    with torch.no_grad():
+        small.last.weight.mul_(0.5)
+    torch.testing.assert_close(functional_call(model, masks.scaled(model, values), (x,)), small(x))
