@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,8 @@ from torch.nn.utils import parametrizations
 
 from squeeze.edits import rewrite
 from squeeze.errors import PlanError
+from squeeze.export import export_onnx
+from squeeze.nn import Selecting
 from squeeze.plan import Plan, Select, Step
 from squeeze.structure import reference
 from squeeze.structure.groups import Choice, Structure
@@ -58,6 +62,20 @@ def test_real_networks(name: str) -> None:
     structure = trace(case.build(), case.inputs())
     check_law(case, structure, reading_less(structure, structure.nothing(), 0))
     check_law(case, structure, reading_less(structure, choose(structure, 1), 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["residual", "dense", "cross_stage", *(pytest.param(name, marks=pytest.mark.slow) for name in REAL[:2])],
+)
+def test_what_reads_less_exports(name: str, tmp_path: Path) -> None:
+    """`export_onnx` compares what it wrote with the model, in ONNX Runtime."""
+    case = HARD[name] if name in HARD else ZOO[name].case
+    structure = trace(case.build(), case.inputs())
+    small = rewrite(case.build(), structure.edits(reading_less(structure, choose(structure, 5), 6)))
+    graph = onnx.load(export_onnx(small, case.inputs(), tmp_path / "small.onnx")).graph
+    scattered = [m for m in small.modules() if isinstance(m, Selecting) and m.span is None]
+    assert [node.op_type for node in graph.node].count("Gather") >= len(scattered)
 
 
 def test_the_trunk_keeps_its_width_in_the_joint_variant() -> None:
