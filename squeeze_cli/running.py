@@ -103,7 +103,9 @@ def look_ahead(job: Job) -> Structure:
         blocks = {block.name: 0.0 for block in structure.blocks if "blocks" in kinds}
         branches = {branch.name: 0.0 for branch in structure.branches if "branches" in kinds}
         inputs = {edge.tensor: np.zeros(edge.size) for edge in structure.inputs if "inputs" in kinds}
-        scores = Scores(structure.nothing().units, blocks, branches, inputs)
+        stays = 0.0 if "filters" in kinds or not kinds else np.inf
+        units = tuple(np.full(group.size, stays) for group in structure.groups)
+        scores = Scores(units, blocks, branches, inputs)
         select(structure, scores, Budget(**shares), settings["round_to"] or 1)
     return structure
 

@@ -69,6 +69,10 @@ def test_layers_can_be_let_read_less(squeeze: Command, folder: Path) -> None:
     assert told == [{"layer": name, "inputs": size} for name, size in (("stem", 64), ("body", 16), ("head", 16))]
     assert "96 inputs of 3 layers need not be read" in squeeze("inspect", *net).stdout
     assert "need not be read" not in squeeze("inspect", *SMALL).stdout
+    small = ("prune", *net, "--method", "magnitude", "--macs", "0.2", "--dry-run")
+    assert squeeze(*small, "--set", "structures=filters,inputs").exit_code == 0
+    refused = squeeze(*small, "--set", "structures=inputs")
+    assert refused.exit_code == 2 and "macs must be at least" in refused.stderr
     settings = ("--method", "magnitude", "--macs", "0.6", "--set", "structures=inputs", "--quiet")
     result = squeeze("prune", *net, "--data", "digits", "--finetune-epochs", "1", *settings, "--out", "run")
     assert (result.exit_code, result.stdout) == (0, ""), result.stderr
