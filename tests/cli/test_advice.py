@@ -24,7 +24,9 @@ def texts(node: ast.expr, constants: dict[str, str]) -> Iterator[str]:
     elif isinstance(node, ast.BoolOp):
         yield from (text for value in node.values for text in texts(value, constants))
     elif isinstance(node, ast.JoinedStr):
-        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        if " " in text:  # names of places are put together, too
+            yield text
     elif isinstance(node, ast.Name | ast.Constant):
         text = node.value if isinstance(node, ast.Constant) else constants.get(node.id)
         if isinstance(text, str) and " " in text:
