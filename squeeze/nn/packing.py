@@ -6,6 +6,7 @@ after map without gaps. Maps that keep none or all of their kernels take none. T
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,13 +24,11 @@ def code_bytes(counts: Sequence[int], size: int) -> int:
 
 def pack(index: Tensor, counts: Tensor) -> Tensor:
     """(bytes,) uint8 from the numbers (C, N), each below its map's count (C,)."""
-    bits = widths(counts.to(torch.int64), index.shape[1])
-    widest = int(bits.max()) if len(bits) else 0
-    places = torch.arange(widest - 1, -1, -1, device=index.device)
+    bits = widths(counts.to(torch.int64), index.shape[1]).cpu()
+    places = torch.arange(int(bits.max()) if len(bits) else 0, dtype=torch.int16).flip(0)
     used = (places < bits.view(-1, 1, 1)).expand(-1, index.shape[1], -1)
-    stream = (index.unsqueeze(-1) >> places & 1)[used]
-    stream = functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    return (stream << torch.arange(7, -1, -1, device=index.device)).sum(1).to(torch.uint8)
+    stream = (index.to(torch.int16).cpu().unsqueeze(-1) >> places & 1).to(torch.uint8)[used]
+    return torch.from_numpy(np.packbits(stream.numpy())).to(index.device)
 
 
 def unpack(codes: Tensor, counts: Tensor, size: int) -> Tensor:
