@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from squeeze.errors import PlanError
 from squeeze.selection import Scores
 from squeeze.structure.cost import Cost
-from squeeze.structure.groups import Axis, Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Axis, Choice
 
 Kind = Literal["filters", "blocks", "branches", "inputs"]
 KINDS: tuple[Kind, ...] = ("filters", "blocks", "branches", "inputs")

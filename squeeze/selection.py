@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from squeeze.errors import BudgetError
-from squeeze.structure.groups import Choice, Group, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice, Group
 
 TIGHT = 0.01
 """How far below its target a budget may end, as a share of the dense cost."""

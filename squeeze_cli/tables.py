@@ -14,7 +14,8 @@ from squeeze.latency import Latency
 from squeeze.profiling import CONVENTION, Profile
 from squeeze.report import wording
 from squeeze.structure.cost import Cost
-from squeeze.structure.groups import Block, Branch, Choice, Pin, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Block, Branch, Choice, Pin
 from squeeze_cli.advice import advice
 from squeeze_cli.settings import settings_of
 

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from squeeze.contractions import macs_of
-from squeeze.structure.groups import Block, Branch, Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Block, Branch, Choice
 from squeeze.task import Inputs, call, tensors_of
 
 TOLERANCE = 1e-5

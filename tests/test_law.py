@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from squeeze.edits import rewrite
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 from squeeze.structure.trace import trace
 from tests.law import (
     TOLERANCE,

@@ -11,7 +11,8 @@ from torch.func import functional_call
 from squeeze.edits import rewrite
 from squeeze.masks import SoftMasks
 from squeeze.structure.cost import CostModel
-from squeeze.structure.groups import Axis, Group, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Axis, Group
 from squeeze.structure.trace import trace
 from tests.passes.tiny import Tiny, built, structure_of
 

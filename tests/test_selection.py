@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from squeeze.edits import rewrite
 from squeeze.errors import BudgetError
 from squeeze.selection import TIGHT, Budget, Scores, select, select_evenly, widths
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 from squeeze.structure.trace import trace
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from squeeze.edits import rewrite
 from squeeze.errors import PlanError, TraceError
 from squeeze.plan import Plan, Step
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 from squeeze.structure.trace import trace
 from tests.law import fingerprint
 

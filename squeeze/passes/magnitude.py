@@ -12,7 +12,8 @@ from torch import nn
 from squeeze.copying import copied
 from squeeze.passes.base import Found, Loss
 from squeeze.selection import Budget, Scores, select, select_evenly
-from squeeze.structure.groups import Group, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Group
 from squeeze.task import Task
 from squeeze.training import Run
 

@@ -30,7 +30,8 @@ from squeeze.report.data import (
     Timing,
 )
 from squeeze.report.findings import found_by
-from squeeze.structure.groups import Pin, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Pin
 
 LIBRARIES = ("squeeze", "torch", "torchvision", "onnx", "onnxruntime", "numpy")
 BINS = 24

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from squeeze.structure.couple import Coupling
-from squeeze.structure.groups import Axis, Block, Branch
 from squeeze.structure.movement import RULES as MOVEMENT
+from squeeze.structure.parts import Axis, Block, Branch
 from squeeze.structure.run import Record
 from squeeze.structure.tape import Ran
 

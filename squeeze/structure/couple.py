@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from squeeze.structure.cost import CostModel, Op
-from squeeze.structure.groups import Axis, Group, Pin
 from squeeze.structure.labels import Nodes
+from squeeze.structure.parts import Axis, Group, Pin
 from squeeze.structure.run import Record
 
 KERNEL = "the kernel's size"

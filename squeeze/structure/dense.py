@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from squeeze.copying import copied
+from squeeze.structure.quiet import quietly
 from squeeze.structure.reference import TOLERANCE, agree, shaken
 from squeeze.structure.smaller import fewer, shapes_of
-from squeeze.structure.tape import quietly
 from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from squeeze.nn import reading_dim
-from squeeze.structure.groups import Edge
+from squeeze.structure.parts import Edge
 from squeeze.structure.run import Record
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from squeeze.structure.couple import Coupling
-from squeeze.structure.groups import Axis, Group, Size, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Axis, Group, Size
 from squeeze.structure.run import Record
 from squeeze.structure.sizes import Search
 from squeeze.structure.trial import Trial

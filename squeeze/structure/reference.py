@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.copying import Holders, copied, sharing
-from squeeze.structure.groups import Axis, Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Axis, Choice
 
 TOLERANCE = 1e-3
 """How far float32 may be off in a badly conditioned model."""

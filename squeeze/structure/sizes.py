@@ -19,7 +19,8 @@ from squeeze.edits import carry_out, own_sizes
 from squeeze.structure.couple import PRODUCT
 from squeeze.structure.cuts import first_cut
 from squeeze.structure.dense import Dense
-from squeeze.structure.groups import Choice, Group, Size, Structure, numberless
+from squeeze.structure.groups import Structure, numberless
+from squeeze.structure.parts import Choice, Group, Size
 from squeeze.structure.reference import masked, swapped
 from squeeze.structure.smaller import shapes_of
 

@@ -16,6 +16,7 @@ from squeeze.blame import Place, first_line, line_of, user_place
 from squeeze.contractions import macs_of
 from squeeze.errors import TraceError
 from squeeze.nn import Selecting
+from squeeze.structure.quiet import quietly
 from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 
@@ -295,43 +296,6 @@ def recorded(model: nn.Module, inputs: Inputs, watch: Watch, training: bool = Fa
     tape.results = [mode.operand(tensor) for tensor in tensors_of(output)]
     tape.outputs = [mode.made_by.get(operand, -1) for operand in tape.results]
     return tape
-
-
-@contextmanager
-def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Eval (or training) mode, and only ops that a rule can see; afterwards everything is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    own = {id(buffer): buffer for module in modes for buffer in module._buffers.values() if buffer is not None}
-    buffers = [(buffer, buffer.detach().clone()) for buffer in own.values()]
-    held = [pair for module in modes if not isinstance(module, torch.jit.ScriptModule) for pair in _held(module)]
-    fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
-    try:
-        model.train(training)
-        torch.backends.mha.set_fastpath_enabled(False)
-        if any(isinstance(module, nn.RNNBase) for module in modes):
-            torch.backends.mkldnn.set_flags(False)
-        with torch.random.fork_rng(enabled=training):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.mkldnn.set_flags(mkldnn)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if buffer.shape != before.shape or not torch.equal(buffer, before):
-                    buffer.copy_(before)
-        for values, kept in held:
-            for name in values.keys() - kept.keys():
-                del values[name]
-            values.update(kept)
-        for module, training in modes.items():
-            module.training = training
-
-
-def _held(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What a module and its caches hold, and copies of that: many keep in eval mode what they computed."""
-    own = vars(module)
-    caches = [value for name, value in own.items() if type(value) is dict and not name.startswith("_")]
-    return [(values, dict(values)) for values in (own, module._buffers, *caches)]
 
 
 @contextmanager

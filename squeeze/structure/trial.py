@@ -16,7 +16,8 @@ from squeeze.structure.couple import PRODUCT
 from squeeze.structure.culprits import Failure, Search
 from squeeze.structure.cuts import first_cut, second_cut
 from squeeze.structure.dense import Dense
-from squeeze.structure.groups import Choice, Group, Structure, numberless
+from squeeze.structure.groups import Structure, numberless
+from squeeze.structure.parts import Choice, Group
 from squeeze.structure.reference import masked, swapped
 from squeeze.structure.smaller import shapes_of
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.structure.cost import CostModel, Op
-from squeeze.structure.groups import Axis, Block, Branch, Group, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Axis, Block, Branch, Group
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 

@@ -8,7 +8,8 @@ from squeeze.latency import Latency
 from squeeze.plan import Drop, Plan, Step
 from squeeze.profiling import profile
 from squeeze.report import Measured, Report, Stages, build_report, origin
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 from squeeze.structure.trace import trace
 
 

@@ -20,7 +20,8 @@ from squeeze.export import export_onnx
 from squeeze.nn import Selecting
 from squeeze.plan import Plan, Select, Step
 from squeeze.structure import reference
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 from squeeze.structure.trace import trace
 from tests.law import TOLERANCE, choose, counted, distance, doubled, masked, reading_less, run
 from tests.models import HARD, Case

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from squeeze.masks import SoftMasks
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 
 
 def zeros_go(masks: SoftMasks, structure: Structure, reach: np.ndarray, round_to: int) -> Choice:

@@ -20,7 +20,8 @@ from squeeze.passes.kse.levels import Setting, Settings, counts_of, fitted, with
 from squeeze.passes.kse.sensitivity import PAIRS, SHIFTS, chosen, measured
 from squeeze.plan import Cluster, Edit, Slice
 from squeeze.selection import widths
-from squeeze.structure.groups import Choice, Structure
+from squeeze.structure.groups import Structure
+from squeeze.structure.parts import Choice
 from squeeze.task import Task
 from squeeze.training import Run
 
