@@ -14,8 +14,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from squeeze.contractions import macs_of
+from squeeze.structure.decisions import Deciding, Decisions, Disagreement
 from squeeze.structure.groups import Structure
 from squeeze.structure.parts import Block, Branch, Choice
+from squeeze.structure.precision import Widened
 from squeeze.task import Inputs, call, tensors_of
 
 TOLERANCE = 1e-5
@@ -101,6 +103,32 @@ def distance(expected: list[Tensor], found: list[Tensor]) -> float:
             gap = float((a.double() - b.double()).abs().max())
             worst = max(worst, gap / max(float(a.double().abs().max()), 1e-30))
     return worst
+
+
+def apart(expected: nn.Module, found: nn.Module, inputs: Inputs, training: bool = False) -> float:
+    """How far two models' outputs, or losses, are apart, over the largest.
+
+    Where they differ, the second one takes the first one's decisions (an order, a threshold, a selection), if these are
+    made of the same numbers: a detector with random weights finds boxes that are alike, of which rounding keeps one.
+    """
+    begun = distance(precise(expected, inputs, training), precise(found, inputs, training))
+    if begun <= TOLERANCE:
+        return begun
+    with Decisions() as decisions:
+        outputs = precise(expected, inputs, training)
+    try:
+        with Deciding(decisions.made, TOLERANCE):
+            return distance(outputs, precise(found, inputs, training))
+    except Disagreement:
+        return begun
+
+
+def precise(model: nn.Module, inputs: Inputs, training: bool = False) -> list[Tensor]:
+    """All tensors of the output of a model in float64, also where its code says float32; or of its losses."""
+    own = copied(model).train() if training else model.eval()  # training writes to statistics
+    with Widened(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return tensors_of(call(own, inputs))
 
 
 def owner_of(items: Sequence[Block | Branch], end: str) -> Block | Branch:

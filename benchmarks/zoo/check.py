@@ -1,6 +1,7 @@
 """The law on one net of the zoo: what can go, what is pinned and why, and whether masked is removed."""
 
 import collections
+import contextlib
 import resource
 import tempfile
 import time
@@ -38,6 +39,7 @@ class Checked:
         bodies: The same error without half of the blocks.
         symmetry: The same error after the units of every group have changed places: no weight may notice, be a group
             exact or not.
+        losses: The same error of a detector's losses, in training mode.
         seconds: Of the trace; of computing, as all times here.
         total: Seconds of everything.
         memory: GB at the most.
@@ -59,6 +61,7 @@ class Checked:
     moved: float = 0.0
     bodies: float = 0.0
     symmetry: float = 0.0
+    losses: float = 0.0
     seconds: float = 0.0
     total: float = 0.0
     memory: float = 0.0
@@ -136,27 +139,31 @@ def _costs(found: Checked, net: Net, model: nn.Module, structure: squeeze.Struct
 
 def _exactness(found: Checked, net: Net, structure: squeeze.Structure) -> None:
     dense, inputs = net.build().double(), law.doubled(net.inputs)
-    expected = law.run(dense, inputs)
+    expected = law.precise(dense, inputs)
     for seed in (0, 1):
         choice = law.choose(structure, seed)
-        masked = law.run(law.masked(dense, structure, choice), inputs)
-        removed = law.run(squeeze.rewrite(dense, structure.edits(choice)), inputs)
-        found.error = max(found.error, law.distance(masked, removed))
-        found.moved = max(found.moved, law.distance(expected, masked))
+        masked, removed = law.masked(dense, structure, choice), squeeze.rewrite(dense, structure.edits(choice))
+        found.error = max(found.error, law.apart(masked, removed, inputs))
+        found.moved = max(found.moved, law.distance(expected, law.precise(masked, inputs)))
+        if not net.shapes:
+            with contextlib.suppress(TypeError):  # torchvision takes keypoints of float32 only: no losses in float64
+                given = law.doubled(net.training)
+                found.losses = max(found.losses, law.apart(masked, removed, given, training=True))
     going = [b for b in structure.blocks if b.scales][::2]
     if going:
         choice = replace(law.choose(structure, 2), blocks=frozenset(b.name for b in going))
         reference = law.silenced(law.masked(dense, structure, choice), [s for b in going for s in b.scales])
-        removed = law.run(squeeze.rewrite(dense, structure.edits(choice)), inputs)
-        found.bodies = law.distance(law.run(reference, inputs), removed)
-    found.symmetry = law.distance(expected, law.run(permuted(dense, structure), inputs))
+        found.bodies = law.apart(reference, squeeze.rewrite(dense, structure.edits(choice)), inputs)
+    found.symmetry = law.apart(dense, permuted(dense, structure), inputs)
     choice = law.choose(structure, 3, exact_only=False)
-    smaller = law.run(squeeze.rewrite(dense, structure.edits(choice)), inputs)
+    smaller = law.precise(squeeze.rewrite(dense, structure.edits(choice)), inputs)
     shape = [t.shape if net.shapes else t.dim() for t in smaller]
     if shape != [t.shape if net.shapes else t.dim() for t in expected]:
         found.faults.append("the smaller model's output has another shape")
     if not (found.error <= law.TOLERANCE and found.bodies <= law.TOLERANCE):
         found.faults.append(f"wrong cut: masked is not removed, {found.error:.2g}, bodies {found.bodies:.2g}")
+    if not found.losses <= law.TOLERANCE:
+        found.faults.append(f"wrong cut: the losses of masked are not those of removed, {found.losses:.2g}")
     if not found.symmetry <= law.TOLERANCE:
         found.faults.append(f"wrong cut: units cannot change places, {found.symmetry:.2g}")
 

@@ -106,8 +106,8 @@ def detector(name: str, size: tuple[int, ...], options: dict[str, Any]) -> Net:
     if not name.startswith("ssd"):
         own |= {"min_size": min(size[1:]), "max_size": width}
     if "rcnn" in name:  # nothing is suppressed or below a threshold: as many regions, whatever the weights are
-        own |= {"rpn_nms_thresh": 1.0, "rpn_post_nms_top_n_test": 20, "box_score_thresh": 0.0, "box_nms_thresh": 1.0}
-        own |= {"box_detections_per_img": 10}
+        own |= {"rpn_nms_thresh": 1.0, "rpn_post_nms_top_n_test": 20, "box_score_thresh": -1.0, "box_nms_thresh": 1.0}
+        own |= {"box_detections_per_img": 10, "bbox_reg_weights": (1e3, 1e3, 1e3, 1e3)}  # no box is moved to nothing
     image = torch.rand(size, generator=torch.Generator().manual_seed(2))
     corners = torch.tensor([[4.0, 4.0, width / 2, width / 2], [width / 4, 8.0, width - 4.0, width - 2.0]])
     target = {"boxes": corners, "labels": torch.tensor([1, 2]), "masks": torch.ones(2, *size[1:], dtype=torch.uint8)}

@@ -1,13 +1,15 @@
 """The uncut model, and what is compared with it."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from squeeze.copying import copied
+from squeeze.structure.decisions import same_decided
+from squeeze.structure.precision import Widened, widened
 from squeeze.structure.quiet import quietly
 from squeeze.structure.reference import TOLERANCE, agree, shaken
 from squeeze.structure.smaller import fewer, shapes_of
@@ -101,22 +103,22 @@ class Dense:
         """Two models, the second with these outputs, compute the same.
 
         Where rounding alone moves the outputs by more than any tolerance, as it does where it decides which of two
-        like boxes a detector keeps, they are compared in float64.
+        like boxes a detector keeps, they are compared in float64, and the second takes the decisions of the first.
         """
         if self.same(self.run(expected), outputs):
             return True
         if self.tolerance != TOLERANCE:
             return False
         try:
-            return agree(self._run_precisely(expected), self._run_precisely(found), _LEVELS[0])
-        except Exception:  # noqa: BLE001 - code that is written for float32 cannot be asked again
+            first, second = (partial(self._run_precisely, model) for model in (expected, found))
+            return same_decided(first, second, _LEVELS[0])
+        except Exception:  # noqa: BLE001 - code that does not run in float64 cannot be asked again
             return False
 
     def _run_precisely(self, model: nn.Module) -> list[Tensor]:
-        widened = copied(model).double()
-        inputs = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, self.inputs)
-        with quietly(widened), torch.no_grad():
-            return tensors_of(call(widened, inputs))
+        wide, inputs = widened(model, self.inputs)
+        with quietly(wide), torch.no_grad(), Widened():
+            return tensors_of(call(wide, inputs))
 
     def same(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
         """Two outputs differ by no more than the model's tolerance, which is looked into only where it matters."""

@@ -105,6 +105,8 @@ def split(ctx: Context, call: Call) -> None:
 def joined(ctx: Context, call: Call) -> None:
     """cat: along the joined dim labels follow one another; along the others they must agree."""
     parts = [part for part in call.args[0] if part.numel()] or [part for part in call.args[0] if part.dim() > 1]
+    if not parts:  # of nothing at all, as of the detections where a threshold lets none through
+        return ctx.give(call, [])
     out, dim = call.outputs[0], call.arg("dim", 0) % max(part.dim() for part in call.args[0])
     ids = [_or_none(ctx, part, dim) for part in parts]
     layers = [Layer(dim, torch.cat(ids))]

@@ -251,7 +251,7 @@ class Trial:
         """Where a mask is not a removal: no weight may notice that units change places."""
         stage = self._stage
         twin = swapped(stage.model, self.structure, numbers, stage.before)
-        same = self.dense.same(self._done.outputs, self.dense.run(twin))
+        same = self.dense.same_model(twin, self._done.model, self._done.outputs)
         return "" if same else "its channels are not alike: another order of them is another function"
 
     def _drops_blocks(self, names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import squeeze
 from benchmarks.zoo import table
@@ -59,6 +59,25 @@ def test_units_that_change_places_are_noticed_where_a_group_is_wrong() -> None:
     group = structure.groups[0]
     wrong = replace(structure, groups=(replace(group, axes=tuple(a for a in group.axes if not a.reads)),))
     assert law.distance(law.run(model, x), law.run(permuted(model, wrong), x)) > 1e-3
+
+
+class Best(nn.Module):
+    """The places of the two best, of which two are alike but for rounding."""
+
+    def __init__(self, scores: tuple[float, ...], shift: float = 0.0) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.tensor(scores, dtype=torch.float64))
+        self.places = nn.Parameter(torch.arange(3, dtype=torch.float64) + shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.places[self.scores.topk(1).indices]
+
+
+def test_rounding_may_decide_and_a_wrong_cut_is_found_all_the_same() -> None:
+    x, model = torch.ones(1, dtype=torch.float64), Best((1.0, 2.0, 2.0 - 1e-13))
+    assert law.apart(model, Best((1.0, 2.0 - 1e-13, 2.0)), x) == 0
+    assert law.apart(model, Best((1.0, 1.9, 2.0)), x) == pytest.approx(1)
+    assert law.apart(model, Best((1.0, 2.0 - 1e-13, 2.0), shift=0.1), x) == pytest.approx(0.1)
 
 
 def test_table_counts_what_went_wrong(tmp_path: Path) -> None:
