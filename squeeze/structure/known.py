@@ -1,6 +1,6 @@
 """What the rounds of a trace have taught: readings, pins, and groups that only shrink together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -98,13 +98,22 @@ class Known:
                 changed = True
         return changed
 
+    def _read_anew(self, record: Record, nodes: np.ndarray, before: Mapping[int, int]) -> bool:
+        """These nodes are concerned by an op that is read in another way than before."""
+        marked, now = _marked(record, nodes), self.readings
+        return any(
+            now.get(site.key, 0) != before.get(site.key, 0) and marked[site.ids].any() for site in record.context.sites
+        )
+
     def learn(self, trial: Trial, record: Record, coupling: Coupling, structure: Structure) -> bool:
         """Take over what a trial of the groups found; False if it found nothing."""
         failures, search = trial.groups(), Search(trial.dense.quick, structure)
+        before = dict(self.readings)
         for failure in failures:
             nodes = _nodes(coupling, failure.item)
             joined = any(np.isin(_span(record, join.outer), nodes).any() for join in self.joins)
-            if not joined and self.reread(record, nodes):
+            # What another group has just made the code be read in another way for is not to blame before it was tried.
+            if not joined and (self._read_anew(record, nodes, before) or self.reread(record, nodes)):
                 pin = None
             elif self._resized(search, failure.item, nodes) or self._part(record, nodes):
                 continue

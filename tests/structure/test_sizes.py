@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from squeeze.edits import rewrite
 from squeeze.plan import Resize
@@ -123,3 +124,23 @@ def test_like_places_are_those_of_like_modules() -> None:
     structure = trace(nn.Sequential(Mlp(), Mlp(), nn.Linear(8, 2)), torch.randn(2, 8))
     kinds = dict(zip([group.name for group in structure.groups], structure.kinds, strict=True))
     assert kinds["0.fc1"] == kinds["1.fc1"] != kinds["0.fc2"] == kinds["1.fc2"]
+
+
+class PerHead(nn.Module):
+    """Attention whose queries, keys and values lie together, head by head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.heads = nn.Linear(8, 4 * 11), nn.Linear(4 * 5, 8), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, -1).split([3, 3, 5], 3)
+        y = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return x + self.out(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def test_what_is_read_in_another_way_is_tried_so_before_anything_of_it_is_pinned() -> None:
+    model = nn.Sequential(PerHead(), PerHead(), nn.Linear(8, 2))
+    structure = trace(model, torch.randn(2, 6, 8))
+    found = changed(model, structure)
+    assert found == {"0.heads": (4, 3), "1.heads": (4, 3)}
