@@ -364,3 +364,27 @@ class Restless(nn.Module):
 def test_a_model_that_draws_in_eval_mode_ends_without_a_wrong_cut() -> None:
     found = trace(Restless(), torch.randn(2, 3))
     assert not [a for g in found.groups for a in g.axes if a.dim == 0 and a.tensor.startswith("second")]
+
+
+class NormedHead(nn.Module):
+    """An auxiliary head with a batch norm over single values, which trains on two samples at least, as Inception's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+        self.aux = nn.Sequential(nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4))
+
+    def forward(self, x: Tensor) -> Any:
+        y = torch.relu(self.trunk(x)).mean((2, 3))
+        return (self.head(y), self.aux(y)) if self.training else self.head(y)
+
+
+def test_a_head_that_trains_on_two_samples_at_least_is_cut_along() -> None:
+    net = NormedHead()
+    structure = trace(net, torch.randn(1, 3, 8, 8))
+    choice = structure.nothing()
+    next(units for group, units in zip(structure.groups, choice.units, strict=True) if group.name == "trunk")[:3] = True
+    small = rewrite(net, structure.edits(choice)).train()
+    main, aux = small(torch.randn(2, 3, 8, 8))
+    assert main.shape == aux.shape == (2, 4)
+    assert small.aux[0].in_features == 5  # type: ignore[union-attr, index]

@@ -1,6 +1,7 @@
 """The uncut model, and what is compared with it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 
 import torch
@@ -12,7 +13,7 @@ from squeeze.structure.decisions import same_decided
 from squeeze.structure.precision import Widened, widened
 from squeeze.structure.quiet import quietly
 from squeeze.structure.reference import TOLERANCE, agree, shaken
-from squeeze.structure.smaller import fewer, shapes_of
+from squeeze.structure.smaller import fewer, shapes_of, twice
 from squeeze.structure.watch import Watch
 from squeeze.task import Inputs, call, tensors_of
 
@@ -80,11 +81,11 @@ class Dense:
     def train(self, model: nn.Module) -> list[Tensor] | None:
         """As `run`, in training mode; None if the model needs more than example inputs for that."""
         own = copied(model)  # in training a forward may write to its parameters, and large ones are the given model's
-        try:
-            with quietly(own, training=True), torch.no_grad():
-                return tensors_of(call(own, self.whole_inputs))
-        except Exception:  # noqa: BLE001 - whatever the user's code raises, training cannot be tried
-            return None
+        for samples in (lambda inputs: inputs, twice):
+            # Whatever the user's code raises, training cannot be tried.
+            with suppress(Exception), quietly(own, training=True), torch.no_grad():
+                return tensors_of(call(own, samples(self.whole_inputs)))
+        return None
 
     @cached_property
     def outputs(self) -> list[Tensor]:

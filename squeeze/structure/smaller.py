@@ -1,4 +1,4 @@
-"""Smaller example inputs, on which the same is proved in less time: channels count for cuts, positions do not."""
+"""Other example inputs: smaller ones, on which the same is proved in less time, and two samples for training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -51,6 +51,12 @@ def fewer(inputs: Inputs) -> Inputs | None:
     """The first positions of images and volumes, and at most two samples; None if that is what there is."""
     reduced: Inputs = pytree.tree_map_only(Tensor, _fewer, inputs)
     return None if shapes_of(tensors_of(reduced)) == shapes_of(tensors_of(inputs)) else reduced
+
+
+def twice(inputs: Inputs) -> Inputs:
+    """Every sample two times: batch norm trains on no single value."""
+    repeated: Inputs = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, inputs)
+    return repeated
 
 
 def shapes_of(tensors: Sequence[Any]) -> list[torch.Size]:

@@ -17,7 +17,7 @@ from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
 from squeeze.structure.reference import stirred
 from squeeze.structure.run import Record, labelled
-from squeeze.structure.smaller import shapes_of, smaller
+from squeeze.structure.smaller import shapes_of, smaller, twice
 from squeeze.structure.tape import Tape, recorded
 from squeeze.structure.trial import Trial
 from squeeze.structure.watch import Tell, Watch
@@ -78,8 +78,9 @@ def _tapes(model: nn.Module, inputs: Inputs, watch: Watch) -> list[Tape]:
     """What runs; in training mode, too, if eval mode leaves parameters unused (auxiliary heads)."""
     tapes = [recorded(model, inputs, watch)]
     if {name for name, _ in model.named_parameters()} - tapes[0].used:
-        with suppress(TraceError):
-            tapes.append(recorded(model, inputs, watch, training=True))
+        for samples in (lambda inputs: inputs, twice):
+            with suppress(TraceError):
+                return [*tapes, recorded(model, samples(inputs), watch, training=True)]
     return tapes
 
 
