@@ -38,8 +38,9 @@ RATIOS = (4, 8, 16)
 """N / q: one kernel in so many is left."""
 SECONDS = 0.004
 """About how long each measurement runs; small layers are called several times."""
-REST = 0.01
-"""Seconds before each: threads of the way before, which wait for more work by spinning, have gone to sleep by then."""
+REST, WARM = 0.01, 0.1
+"""Seconds before each: threads of the way before, which wait for more work by spinning, go to sleep; then those of this
+way are woken, and the scheduler gives them a processor each."""
 
 
 def layer(channels: int, ratio: int) -> squeeze.nn.ClusteredConv2d:
@@ -79,7 +80,9 @@ def timed(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[fl
     for _ in range(repeats):
         for name, way in ways.items():
             time.sleep(REST)
-            way()
+            warm = time.perf_counter() + WARM
+            while time.perf_counter() < warm:
+                way()
             begin = time.perf_counter()
             for _ in range(calls[name]):
                 way()
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_kernel", description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     given = parser.parse_args(arguments)
     rows = []
