@@ -112,7 +112,7 @@ class Known:
         for failure in failures:
             nodes = _nodes(coupling, failure.item)
             joined = any(np.isin(_span(record, join.outer), nodes).any() for join in self.joins)
-            # What another group has just made the code be read in another way for is not to blame before it was tried.
+            # Another group of this round may have changed the reading already: that is tried before anything is pinned.
             if not joined and (self._read_anew(record, nodes, before) or self.reread(record, nodes)):
                 pin = None
             elif self._resized(search, failure.item, nodes) or self._part(record, nodes):
