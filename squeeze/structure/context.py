@@ -50,12 +50,14 @@ class Context:
         number: Of the op at hand.
         call: The op at hand.
         selections: What layers that read some of their inputs select with: it follows when inputs go.
+        pieces: Ids of what was cut from a tensor, or joined to one, along the dim: a number in the code may count it.
     """
 
     readings: Mapping[int, int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sites: list[Site] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    pieces: list[np.ndarray] = field(default_factory=list)
     number: int = 0
     call: Call | None = None
     selections: Collection[Operand] = ()
@@ -103,6 +105,11 @@ class Context:
         """Which of several readings of the op at hand to take."""
         self.sites.append(Site(self.number, options, np.unique(ids.numpy()), eager))
         return self.readings.get(self.number, 0)
+
+    def counted(self, outputs: Sequence[Operand], dim: int) -> None:
+        """Note what a number in the code may count."""
+        found = (self.labels(output).along(dim) for output in outputs)
+        self.pieces += [ids.numpy() for ids in found if ids is not None]
 
     def cost(self, macs: int, axes: Sequence[Tensor | None]) -> None:
         """Note a contraction and the ids that size it."""

@@ -98,11 +98,10 @@ class Structure:
             if edge.tensor in choice.inputs and edge.tensor not in gone
             if not (read := kept[edge.tensor, edge.dim][cut.get((edge.tensor, edge.dim), slice(None))]).all()
         ]
-        resizes = [
-            Resize(size.module, size.attribute, size.value, size.value - size.step * int(units.sum()))
-            for group, units in zip(self.groups, choice.units, strict=True)
-            for size in (group.sizes if units.any() else ())
-        ]
+        lost = Counter[tuple[str, str, int]]()
+        for group, units in zip(self.groups, choice.units, strict=True):
+            lost.update({(size.module, size.attribute, size.value): size.step * int(units.sum()) for size in group.sizes})
+        resizes = [Resize(*number, number[-1] - less) for number, less in lost.items() if less]
         return (*drops, *slices, *selects, *resizes)
 
     def _dropped(self, choice: Choice) -> list[Block | Branch]:

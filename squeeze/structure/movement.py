@@ -88,6 +88,7 @@ def sliced(ctx: Context, call: Call) -> None:
     if ids is not None and length == 1 < len(ids):
         ctx.pin(ids, "its indices are picked one by one")
     viewed(ctx, call)
+    ctx.counted(call.outputs, dim)
 
 
 def split(ctx: Context, call: Call) -> None:
@@ -100,6 +101,7 @@ def split(ctx: Context, call: Call) -> None:
             pieces = ids.view(len(sizes), -1)
             ctx.tie(pieces, pieces[0].expand_as(pieces))
     viewed(ctx, call)
+    ctx.counted(call.outputs, dim)
 
 
 def joined(ctx: Context, call: Call) -> None:
@@ -115,6 +117,7 @@ def joined(ctx: Context, call: Call) -> None:
             agreed = agree(ctx, [(part, other) for part in parts], out.shape[other])
             layers += [Layer(other, agreed)] if agreed is not None else []
     ctx.give(call, layers)
+    ctx.counted([out], dim)
 
 
 def stacked(ctx: Context, call: Call) -> None:

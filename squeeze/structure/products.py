@@ -85,19 +85,30 @@ def convolution(ctx: Context, call: Call) -> None:
     """Output channels come from the weight's rows, its columns read the input; groups go as a whole."""
     x, weight, bias, groups = call.args[0], call.args[1], call.arg("bias"), call.arg("groups")
     rows, columns = (1, 0) if call.arg("transposed") else (0, 1)
-    for tensor in (x, weight):
-        for layer in ctx.labels(tensor).layers:
-            if layer.dim >= 2:
-                ctx.pin(layer.ids, "the kernel's size" if tensor is weight else "is convolved along")
+    passed = []
+    for layer in ctx.labels(weight).layers:
+        if layer.dim >= 2:
+            ctx.pin(layer.ids, "the kernel's size")
+    for layer in ctx.labels(x).layers:
+        if layer.dim >= 2 and _stays(call, layer.dim):
+            passed.append(layer)
+        elif layer.dim >= 2:
+            ctx.pin(layer.ids, "is convolved along")
     if groups == 1:
         found = contract(ctx, "nc,oc->no" if rows == 0 else "nc,co->no", (x, weight), None)
     else:
         found = _grouped(ctx, call, x, weight, groups)
     if bias is not None:
         _with_bias(ctx, found, bias)
-    ctx.give(call, [Layer(dim, found[letter]) for dim, letter in ((0, "n"), (1, "o")) if letter in found])
-    macs = call.macs or 0
-    ctx.cost(macs, [found.get("n"), found.get("o"), found.get("c") if groups == 1 else None])
+    ctx.give(call, [*(Layer(dim, found[letter]) for dim, letter in ((0, "n"), (1, "o")) if letter in found), *passed])
+    sized = [found.get("n"), found.get("o"), found.get("c") if groups == 1 else None]
+    ctx.cost(call.macs or 0, [*sized, *(layer.ids for layer in passed)])
+
+
+def _stays(call: Call, dim: int) -> bool:
+    """Along this dim a kernel of one weight meets every position once: positions are what they were."""
+    stride, padding = ((*call.arg(name), *call.arg(name)[:1] * dim)[dim - 2] for name in ("stride", "padding"))
+    return bool(call.args[1].shape[dim] == stride == 1 and padding == 0)
 
 
 def _with_bias(ctx: Context, found: dict[str, Tensor], bias: Operand) -> None:

@@ -4,6 +4,7 @@ A number of the same value by accident is refused: a number is taken only if the
 end, computes what the masked model computes; whatever it does not get further with stays.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from squeeze.blame import modules_of
 from squeeze.copying import sharing
 from squeeze.edits import carry_out, own_sizes
-from squeeze.structure.couple import PRODUCT
+from squeeze.structure.couple import PRODUCT, Coupling
 from squeeze.structure.cuts import first_cut
 from squeeze.structure.dense import Dense
 from squeeze.structure.groups import Structure, numberless
@@ -96,11 +97,15 @@ class Search:
     Args:
         dense: The uncut model.
         structure: What is believed of it.
+        coupling: Of the same groups.
+        pieces: Ids of what is cut from tensors, or joined: numbers that count it may count several groups.
     """
 
-    def __init__(self, dense: Dense, structure: Structure) -> None:
+    def __init__(self, dense: Dense, structure: Structure, coupling: Coupling, pieces: Sequence[np.ndarray]) -> None:
         self._dense = dense
-        self._structure = structure
+        self.structure = structure
+        self._coupling = coupling
+        self._pieces = pieces
         self._own = {name: own for name, module in dense.model.named_modules() if (own := own_sizes(module))}
         self._found: dict[str, set[str]] = {}
         self._helped: set[str] = set()
@@ -108,19 +113,19 @@ class Search:
 
     def like(self, number: int) -> Sizes | None:
         """What the first of a row of groups like the `number`-th needed, here; untried. None if that is not known."""
-        group, found = self._structure.groups[number], self._found.get(self._structure.kinds[number])
-        if (_places(group), self._structure.kinds[number]) in self._hopeless:
+        group, found = self.structure.groups[number], self._found.get(self.structure.kinds[number])
+        if (_places(group), self.structure.kinds[number]) in self._hopeless:
             return ()
-        sizes = self._of_kinds(group, found or ())
+        sizes = self._of_kinds(number, found or ())
         return sizes if {_kind(size) for size in sizes} == found else None
 
     def needed(self, number: int) -> Sizes:
         """Of the `number`-th group; none if there are no numbers with which it can be cut, or if it needs none."""
-        group, kind = self._structure.groups[number], self._structure.kinds[number]
-        attempts, helped = _Attempts(self._dense, self._structure, number), self._of_kinds(group, self._helped)
+        group, kind = self.structure.groups[number], self.structure.kinds[number]
+        attempts, helped = _Attempts(self._dense, self.structure, number), self._of_kinds(number, self._helped)
         if helped and attempts(helped).works:
             return helped
-        sizes = _searched(attempts, self._fitting(group), _near(group))
+        sizes = _searched(attempts, self._fitting(number), _near(group))
         if sizes:
             self._found[kind] = {_kind(size) for size in sizes}
             self._helped |= self._found[kind]
@@ -128,20 +133,39 @@ class Search:
             self._hopeless.add((_places(group), kind))
         return sizes
 
-    def _of_kinds(self, group: Group, kinds: Container[str]) -> Sizes:
-        fitting = self._fitting(group)
+    def _of_kinds(self, number: int, kinds: Container[str]) -> Sizes:
+        fitting, group = self._fitting(number), self.structure.groups[number]
         return tuple(size for name in _near(group) for size in fitting.get(name, ()) if _kind(size) in kinds)
 
-    def _fitting(self, group: Group) -> dict[str, Sizes]:
-        """Each module's numbers that are a multiple of the group's size: of what a unit takes somewhere, or a part."""
+    def _fitting(self, number: int) -> dict[str, Sizes]:
+        """Each module's numbers that may count a group.
+
+        They are as large as a piece that each unit has as much of; or a multiple of the group's size: of what a unit
+        takes somewhere, or a part.
+        """
+        group, pieces = self.structure.groups[number], self._lengths(number)
         takes = {int(np.bincount(axis.units[axis.units >= 0]).max()) for axis in group.axes}
         found: dict[str, Sizes] = defaultdict(tuple)
         for name, own in self._own.items():
             for attribute, value in own.items():
                 step, rest = divmod(value, group.size)
-                if step and not rest and any(take % step == 0 for take in takes):
+                if value in pieces:
+                    found[name] += (Size(name, attribute, value, pieces[value]),)
+                elif step and not rest and any(take % step == 0 for take in takes):
                     found[name] += (Size(name, attribute, value, step),)
         return dict(found)
+
+    def _lengths(self, number: int) -> dict[int, int]:
+        """How long the pieces are that a group is a part of, and what a unit takes of each."""
+        members, found = self._coupling.members[number], dict[int, int]()
+        rank = np.full(self._coupling.unit.max(initial=-1) + 1, -1)
+        rank[members] = np.arange(len(members))
+        for ids in self._pieces:
+            units = rank[self._coupling.unit[ids[ids >= 0]]]
+            counts = np.bincount(units[units >= 0], minlength=len(members))
+            if counts.min() == counts.max() > 0:
+                found[len(ids)] = int(counts[0])
+        return found
 
 
 def _searched(attempts: _Attempts, fitting: Mapping[str, Sizes], near: Sequence[str]) -> Sizes:
@@ -181,6 +205,7 @@ def _further(
         if names is working:
             yield [(size,) for size in sizes]
             yield _rows(sizes, lambda size: size.module)
+            yield list(itertools.combinations(sizes, 2))
 
 
 def _near(group: Group) -> list[str]:

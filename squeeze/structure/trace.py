@@ -58,7 +58,7 @@ def trace(
     for _ in range(_ROUNDS):
         record = _labelled(tapes, known)
         coupling = known.sized(couple(record, model, known.pins))
-        if known.reread(record, _stuck(record, coupling)):
+        if known.unstick(record, _stuck(record, coupling)):
             continue
         structure = _structure(record, coupling, model)
         trial = Trial(dense, structure)

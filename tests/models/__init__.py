@@ -3,6 +3,7 @@
 from tests.models.calling import CALLING
 from tests.models.case import Case as Case
 from tests.models.convolutions import CONVOLUTIONS
+from tests.models.derived import DERIVED
 from tests.models.gates import GATES
 from tests.models.graphs import GRAPHS
 from tests.models.movement import MOVEMENT
@@ -21,4 +22,5 @@ HARD: dict[str, Case] = {
     **RESIDUAL,
     **GRAPHS,
     **SIZES,
+    **DERIVED,
 }

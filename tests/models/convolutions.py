@@ -91,6 +91,20 @@ class Volume(nn.Module):
         return self.head(F.adaptive_avg_pool3d(torch.relu(self.conv2(x)), 1).flatten(1))
 
 
+class Summaries(nn.Module):
+    """CoaT's head: two summaries as wide as the trunk become one, in a convolution of one weight for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.other = nn.Conv2d(3, 10, 3), nn.Conv2d(3, 10, 1)
+        self.both = nn.Conv1d(2, 1, 1)
+        self.head = nn.Linear(10, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = (torch.relu(conv(x)).mean((2, 3)) for conv in (self.conv1, self.other))
+        return self.head(torch.tanh(self.both(torch.stack([one, two], 1)).squeeze(1)))
+
+
 def shuffle_by_hand(x: Tensor) -> Tensor:
     """Pixel shuffle where the code holds the two factors of 2 constant."""
     b, c, h, w = x.shape
@@ -139,5 +153,8 @@ CONVOLUTIONS: dict[str, Case] = {
         seeded(lambda: Generator(12)), noise(2, 7), ("up.bias",), ("fc.weight", "bn.weight", "head.bias")
     ),
     "conv1d": Case(seeded(Line), noise(2, 3, 16), ("conv1.weight", "conv2.weight"), ("head.weight",)),
+    "conv1d_of_summaries": Case(
+        seeded(Summaries), noise(2, 3, 8, 8), ("conv1.weight", "other.weight"), ("both.weight", "head.weight")
+    ),
     "conv3d": Case(seeded(Volume), noise(2, 3, 4, 8, 8), ("conv1.weight", "conv2.weight"), ("head.weight",)),
 }
