@@ -100,7 +100,9 @@ class Structure:
         ]
         lost = Counter[tuple[str, str, int]]()
         for group, units in zip(self.groups, choice.units, strict=True):
-            lost.update({(size.module, size.attribute, size.value): size.step * int(units.sum()) for size in group.sizes})
+            lost.update(
+                {(size.module, size.attribute, size.value): size.step * int(units.sum()) for size in group.sizes}
+            )
         resizes = [Resize(*number, number[-1] - less) for number, less in lost.items() if less]
         return (*drops, *slices, *selects, *resizes)
 

@@ -90,7 +90,7 @@ class Known:
         return replace(coupling, groups=tuple(groups)) if sized else coupling
 
     def unstick(self, record: Record, nodes: np.ndarray) -> bool:
-        """Take the next reading wherever these nodes are stuck; if that never helped, before any trial, the first again."""
+        """Take the next reading wherever these nodes are stuck; the first again if, before any trial, none helped."""
         marked, before = _marked(record, nodes), dict(self.readings)
         for site in record.context.sites:
             reading = self.readings.get(site.key, 0)

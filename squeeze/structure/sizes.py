@@ -106,6 +106,7 @@ class Search:
         self.structure = structure
         self._coupling = coupling
         self._pieces = pieces
+        self._pieces_long = frozenset(map(len, pieces))
         self._own = {name: own for name, module in dense.model.named_modules() if (own := own_sizes(module))}
         self._found: dict[str, set[str]] = {}
         self._helped: set[str] = set()
@@ -141,19 +142,21 @@ class Search:
         """Each module's numbers that may count a group.
 
         They are as large as a piece that each unit has as much of; or a multiple of the group's size: of what a unit
-        takes somewhere, or a part.
+        takes somewhere, or a part. But where there are the first, none of the second counts another piece.
         """
         group, pieces = self.structure.groups[number], self._lengths(number)
         takes = {int(np.bincount(axis.units[axis.units >= 0]).max()) for axis in group.axes}
-        found: dict[str, Sizes] = defaultdict(tuple)
+        found: dict[str, Sizes] = {}
         for name, own in self._own.items():
+            sizes = [Size(name, attribute, value, pieces[value]) for attribute, value in own.items() if value in pieces]
+            left_out = self._pieces_long if sizes else pieces.keys()
             for attribute, value in own.items():
                 step, rest = divmod(value, group.size)
-                if value in pieces:
-                    found[name] += (Size(name, attribute, value, pieces[value]),)
-                elif step and not rest and any(take % step == 0 for take in takes):
-                    found[name] += (Size(name, attribute, value, step),)
-        return dict(found)
+                if value not in left_out and step and not rest and any(take % step == 0 for take in takes):
+                    sizes.append(Size(name, attribute, value, step))
+            if sizes:
+                found[name] = tuple(sizes)
+        return found
 
     def _lengths(self, number: int) -> dict[int, int]:
         """How long the pieces are that a group is a part of, and what a unit takes of each."""

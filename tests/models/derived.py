@@ -68,7 +68,11 @@ class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.parts = (15, 9, 6)
-        self.fc1, self.conv, self.fc2 = nn.Conv2d(16, 30, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Conv2d(15, 16, 1)
+        self.fc1, self.conv, self.fc2 = (
+            nn.Conv2d(16, 30, 1),
+            nn.Conv2d(6, 6, 3, padding=1, groups=6),
+            nn.Conv2d(15, 16, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         gate, plain, convolved = self.fc1(x).split(self.parts, 1)

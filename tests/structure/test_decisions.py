@@ -15,10 +15,15 @@ X = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
 class Detector(nn.Module):
-    """Scores and boxes by position, of which the best are kept; on an even background most are alike."""
+    """Scores and boxes by position, of which the best are kept; on an even background most are alike.
 
-    def __init__(self) -> None:
+    Args:
+        by_inputs: Rounding follows the inputs, too, not only the widths.
+    """
+
+    def __init__(self, by_inputs: bool = True) -> None:
         super().__init__()
+        self.by_inputs = by_inputs
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 24, 1), nn.Hardswish(), nn.Conv2d(24, 32, 1), nn.ReLU())
         self.score, self.box = nn.Conv2d(32, 1, 1), nn.Conv2d(32, 4, 1)
@@ -28,7 +33,8 @@ class Detector(nn.Module):
         scores, boxes = self.score(features).flatten(), self.box(features)[0].flatten(1).t()
         places = torch.arange(len(boxes), device=x.device).unsqueeze(1)
         # Kernels round in another way for other numbers and other widths: that decides here.
-        scores = scores * (1 + 1e-6 * torch.sin(1e8 * x.mean() + features.shape[1] * places[:, 0]))
+        wave = 1e8 * x.mean() * self.by_inputs + features.shape[1] * places[:, 0]
+        scores = scores * (1 + 1e-6 * torch.sin(wave))
         best, order = scores[scores > -10].topk(5)
         return best, (boxes + places)[order], order
 
@@ -66,8 +72,9 @@ def test_decisions_along_what_is_cut_stand_for_themselves() -> None:
     assert not same_decided(partial(kept, x), partial(kept, x[:, 3:]), 1e-5)
 
 
-def test_heads_are_cut_where_rounding_decides_which_box_is_kept() -> None:
-    structure = squeeze.trace(Detector().eval(), X)
+@pytest.mark.parametrize("by_inputs", [True, False])
+def test_heads_are_cut_where_rounding_decides_which_box_is_kept(by_inputs: bool) -> None:
+    structure = squeeze.trace(Detector(by_inputs).eval(), X)
     assert sorted(group.size for group in structure.groups) == [24, 32]
 
 

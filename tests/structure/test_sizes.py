@@ -52,6 +52,23 @@ def changed(model: nn.Module, structure: Structure) -> dict[str, tuple[int, int]
         ("size_and_factor", {"middle.second": (10, 9)}),
         ("shared_number", {}),
         ("attention_heads", {}),
+        ("width_of_heads_of_a_trunk", {"attention.heads": (3, 2)}),
+        (
+            "sizes_of_two_groups",
+            {
+                f"middle.{i}.parts.{part}": sizes
+                for i in (0, 1)
+                for part, sizes in enumerate([(15, 13), (9, 8), (6, 5)])
+            },
+        ),
+        (
+            "some_of_the_channels",
+            {
+                f"middle.{i}.{n}": sizes
+                for i in (0, 1)
+                for n, sizes in (("dim", (16, 14)), ("some", (6, 5)), ("inner", (4, 3)))
+            },
+        ),
     ],
 )
 def test_numbers_shrink_with_what_they_count(name: str, expected: dict[str, tuple[int, int]]) -> None:
