@@ -6,13 +6,14 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from squeeze.events import Events
 
 
 def say(line: str) -> None:
     """Tell whoever waits; standard output is left to what was asked for."""
-    Console(stderr=True).print(line, markup=False, highlight=False)
+    Console(stderr=True, markup=False, emoji=False).print(line, highlight=False)
 
 
 class Monitor:
@@ -32,15 +33,20 @@ class Monitor:
     def __init__(self, name: str, epochs: int, quiet: bool, folder: Path | None, total: int = 0) -> None:
         self._name, self._epochs = name, epochs
         self._events = None if folder is None else Events(folder / "tensorboard" / name, total)
-        # Standard output is the user's: the bar goes to standard error.
+        # Standard output is the user's: the bar goes to standard error. Where it is narrow, scalars are cut off first.
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[scalars]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(16),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[scalars]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=Console(stderr=True),
             disable=quiet,
+            expand=True,
         )
         self._line = self._bar.add_task(name, total=None, scalars="")
 

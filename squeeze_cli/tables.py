@@ -27,8 +27,9 @@ OTHERWISE = "see where it is used"
 
 
 def show(*tables: RenderableType) -> None:
-    """Print to stdout, as wide as the terminal."""
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
+    """Print to stdout, as wide as the terminal; names and patterns may hold brackets, which mean nothing to us."""
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(file=sys.stdout, width=width, markup=False, emoji=False)
     for table in tables:
         console.print(table)
 

@@ -107,6 +107,12 @@ def test_inspect_shows_tables_without_what_is_ignored(squeeze: Command) -> None:
     assert "ignored by name" in result.stdout
 
 
+def test_brackets_are_shown_and_not_obeyed(squeeze: Command) -> None:
+    result = squeeze("prune", *SMALL, "--method", "magnitude", "--ignore", "[/a-z]*", "--ignore", "[bold]", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "[/a-z]*" in result.stdout and "[bold]" in result.stdout
+
+
 def test_methods_lists_every_pass_with_its_settings(squeeze: Command) -> None:
     told = json.loads(squeeze("methods", "--json").stdout)
     settings = {setting["name"]: setting for setting in told["magnitude"]["settings"]}
