@@ -14,7 +14,7 @@ from squeeze_cli.options import force_option, quiet_option, takes_model
 @force_option
 @quiet_option
 def export(source: Source, out: Path, force: bool, quiet: bool) -> None:
-    """Write MODEL as OUT, a file of ONNX (.onnx) or of torch.export (.pt2).
+    """Write MODEL as OUT: ONNX (.onnx) or torch.export (.pt2).
 
     The file is run beside PyTorch before it is kept: where the two disagree there is an error, and no file.
 
@@ -34,7 +34,7 @@ def export(source: Source, out: Path, force: bool, quiet: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @quiet_option
 def report(run: Path, quiet: bool) -> None:
-    """Write report.html of the folder RUN again, from its report.json.
+    """Write report.html of a run again, from its report.json.
 
     \b
     Example:
@@ -52,7 +52,15 @@ def report(run: Path, quiet: bool) -> None:
 @force_option
 @quiet_option
 def demo(out: Path, force: bool, quiet: bool) -> None:
-    """Train a small net on scikit-learn's digits; it is ready for `squeeze prune --method gal model.pt`."""
+    """Train a small net on scikit-learn's digits.
+
+    The file names its network and its data, so that the other commands need no more than the file.
+
+    \b
+    Examples:
+      squeeze demo
+      squeeze prune --method gal model.pt
+    """
     from squeeze.demo import train_demo
     from squeeze_cli.opening import check_free
 

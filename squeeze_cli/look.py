@@ -16,7 +16,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 @click.option("--kse", is_flag=True, help="Show how KSE judges the kernels of each convolution, at G=4 and T=0.")
 @json_option
 def inspect(source: Source, ignore: tuple[str, ...], kse: bool, as_json: bool) -> None:
-    """Show what can be removed from MODEL, and what can not and why; with --kse how its kernels can be clustered.
+    """Show what can be removed from MODEL, what can not, and why.
+
+    A group is what must go together: one unit of it is a channel, neuron or head, in all the tensors that have it.
+    With --kse: how the kernels of each convolution can be clustered.
 
     \b
     Examples:
@@ -48,7 +51,14 @@ def inspect(source: Source, ignore: tuple[str, ...], kse: bool, as_json: bool) -
 @click.command()
 @json_option
 def methods(as_json: bool) -> None:
-    """List the installed passes, ours and third parties', with their settings."""
+    """List the passes that are installed, with their settings.
+
+    They are ours and third parties'. The last table is of fine-tuning, which follows every pass.
+
+    \b
+    Example:
+      squeeze methods
+    """
     from squeeze_cli import tables
     from squeeze_cli.settings import find_pass, installed
 
@@ -65,7 +75,7 @@ def methods(as_json: bool) -> None:
 @click.option("--no-latency", is_flag=True, help="Count only; do not measure.")
 @json_option
 def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None:
-    """Show MACs, parameters and bytes of MODEL by layer, and its measured latency.
+    """Show MACs, parameters and bytes by layer, and measured latency.
 
     One multiply-accumulate is one MAC, or two FLOPs. A layer with clustered kernels is computed by the native kernel
     where that was measured to be faster than the dense convolution; with the latency comes which layers are.

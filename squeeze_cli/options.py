@@ -22,7 +22,9 @@ def takes_model(command: Command) -> Command:
             "--arch", metavar="NAME", help="torchvision:NAME, timm:NAME, file.py:callable or package:callable."
         ),
         click.option(
-            "--data", metavar="NAME", help="digits, cifar10:DIR, mnist:DIR, imagefolder:DIR or file.py:callable."
+            "--data",
+            metavar="NAME",
+            help="digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashionmnist:DIR, imagefolder:DIR or file.py:callable.",
         ),
         click.option("--input-shape", callback=_shape, metavar="C,H,W", help="Of one sample, e.g. 3,224,224."),
         click.option("--trust-pickle", is_flag=True, help="Open pickled modules. This runs the code that they hold."),

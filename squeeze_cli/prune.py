@@ -55,7 +55,7 @@ def _target_options(command: Any) -> Any:
 @click.option("--dry-run", is_flag=True, help="Check everything, show what could go; train nothing, write nothing.")
 @quiet_option
 def prune(source: Source, method: Method, target: Target, dry_run: bool, quiet: bool) -> None:
-    """Make MODEL smaller, and write it with its exports, plan and report to a folder.
+    """Make MODEL smaller, and write it with a report to a folder.
 
     The folder RUN holds model.safetensors, model.onnx, model.pt2, plan.json, report.json, report.html and log.
 

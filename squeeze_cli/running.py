@@ -24,10 +24,9 @@ from squeeze.selection import Budget, Scores, select
 from squeeze.structure.groups import Structure
 from squeeze_cli.given import COMMAND, Method, Source, Target
 from squeeze_cli.opening import opened
-from squeeze_cli.settings import build, find_pass, parse_assignments
+from squeeze_cli.settings import FINETUNE, build, find_pass, parse_assignments
 
 DEFAULT_MACS = 0.5
-FINETUNE = "finetune."
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,8 @@ class Job:
         opened: The model and its data.
         chosen: The pass.
         finetuning: How to fine-tune.
-        run: Seed, folder and so on.
+        run: Seed, resume and so on.
+        folder: Of the run, as the user knows it.
         force: Replace an earlier run, when this one is whole.
     """
 
@@ -72,18 +72,19 @@ def settled(method: Method) -> tuple[squeeze.Pass, squeeze.FineTune]:
     later = {name.removeprefix(FINETUNE): texts.pop(name) for name in list(texts) if name.startswith(FINETUNE)}
     given = {"macs": method.macs, "params": method.params, "epochs": method.epochs, "ignore": method.ignore or None}
     values = {name: value for name, value in given.items() if value is not None}
-    twice = sorted(values.keys() & texts.keys())
-    if twice:
-        raise InputError(f"--set: must name what no other option names, got {twice[0]} twice; drop one of them.")
     # A budget is a setting that is None unless it is given: one is needed, and half of the MACs is what most want.
     budgets = {field.name for field in dataclasses.fields(found) if field.default is None}
     if "macs" in budgets and not budgets & (values.keys() | texts.keys()):
         values["macs"] = DEFAULT_MACS
-    chosen = build(found, texts, values, found.name)
+    chosen = build(found, texts, values, getattr(found, "name", method.method))
     if not isinstance(chosen, squeeze.Pass):
-        raise InputError(f"--method: {method.method} must have name, search and objective; see CONTRIBUTING.md.")
+        lacks = [name for name in ("name", "search", "objective") if not hasattr(chosen, name)]
+        raise InputError(
+            f"--method: {method.method} must have name, search and objective, got none called {' or '.join(lacks)}; "
+            "write it as squeeze.Pass says."
+        )
     epochs = {} if method.finetune_epochs is None else {"epochs": method.finetune_epochs}
-    return chosen, build(squeeze.FineTune, later, epochs, "fine-tuning")
+    return chosen, build(squeeze.FineTune, later, epochs, "fine-tuning", FINETUNE)
 
 
 def look_ahead(job: Job) -> Structure:

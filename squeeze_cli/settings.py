@@ -13,15 +13,27 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from squeeze.errors import InputError
 
 GROUP = "squeeze.passes"
+FINETUNE = "finetune."
+"""Stands before the names of fine-tuning's settings."""
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+REQUIRED = "(required)"
+"""Stands where a setting has no default."""
 
 Record = TypeVar("Record")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One field of a pass, as `squeeze methods` lists it."""
+    """One field of a pass, as `squeeze methods` lists it.
+
+    Attributes:
+        name: Of the field.
+        type: What it must be, in words.
+        default: As `written`, or `REQUIRED`.
+        doc: What the docstring of the pass says about it.
+    """
 
     name: str
     type: str
@@ -88,21 +100,35 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return parsed
 
 
-def build(record: type[Record], texts: Mapping[str, str], values: Mapping[str, Any], what: str) -> Record:
+def build(
+    record: type[Record], texts: Mapping[str, str], values: Mapping[str, Any], what: str, prefix: str = ""
+) -> Record:
     """Make a frozen dataclass from texts, which are converted by each field's type, and from values as they are.
 
+    Args:
+        record: The dataclass.
+        texts: By name of the field, from ``--set``.
+        values: By name of the field, from options of their own.
+        what: Whose settings these are, for messages.
+        prefix: What stood before the names of `texts` on the command line.
+
     Raises:
-        InputError: A field that does not exist, a value of the wrong type, or one that can't be.
+        InputError: A field that does not exist, is given twice or is missing, or a value that can't be.
     """
     hints = get_type_hints(record)
-    names = [field.name for field in dataclasses.fields(record) if field.init]  # type: ignore[arg-type]
+    known = {field.name: field for field in dataclasses.fields(record) if field.init}  # type: ignore[arg-type]
     for name in (*texts, *values):
-        if name not in names:
+        if name not in known:
             raise InputError(
-                f"--set: a setting of {what} must be one of {', '.join(names)}, got {name!r}; "
-                f"{_meant(name, names)}see squeeze methods."
+                f"--set: a setting of {what} must be one of {', '.join(known)}, got {name!r}; "
+                f"{_meant(name, known)}see squeeze methods."
             )
-    converted = {name: convert(text, hints[name], name) for name, text in texts.items()}
+    for name in sorted(texts.keys() & values.keys()):
+        raise InputError(f"--set: must name what no other option names, got {prefix}{name} twice; drop one of them.")
+    for name, field in known.items():
+        if _default(field) == REQUIRED and name not in texts and name not in values:
+            raise InputError(f"--set: {what} must be given {prefix}{name}, got none; add --set {prefix}{name}=VALUE.")
+    converted = {name: convert(text, hints[name], f"{prefix}{name}") for name, text in texts.items()}
     try:
         return record(**converted, **values)
     except (ValueError, TypeError) as error:
@@ -179,7 +205,7 @@ def describe(annotation: Any) -> str:
 
 
 def settings_of(record: type[Any]) -> list[Setting]:
-    """The settings of a pass, with the first sentence that its docstring says about each."""
+    """The settings of a pass, with what its docstring says about each."""
     hints, docs = get_type_hints(record), _attribute_docs(inspect.getdoc(record) or "")
     return [
         Setting(field.name, describe(hints[field.name]), _default(field), docs.get(field.name, ""))
@@ -194,9 +220,14 @@ def _default(field: dataclasses.Field[Any]) -> str:
     elif field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
     else:
-        return "(required)"
+        return REQUIRED
+    return written(value) or "(empty)"
+
+
+def written(value: Any) -> str:
+    """A setting as ``--set`` takes it."""
     if isinstance(value, tuple | list | frozenset):
-        return ",".join(str(item) for item in value) or "(empty)"
+        return ",".join(str(item) for item in value)
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

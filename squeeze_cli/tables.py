@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from squeeze.finetune import FineTune
 from squeeze.latency import Latency
 from squeeze.profiling import CONVENTION, Profile
 from squeeze.report import wording
@@ -17,7 +18,7 @@ from squeeze.structure.cost import Cost
 from squeeze.structure.groups import Structure
 from squeeze.structure.parts import Block, Branch, Choice, Pin
 from squeeze_cli.advice import advice
-from squeeze_cli.settings import settings_of
+from squeeze_cli.settings import FINETUNE, settings_of, written
 
 WIDTH = 132
 """Of what is printed into a file or a pipe, where nobody says how wide it is."""
@@ -203,16 +204,19 @@ def methods_dict(passes: Mapping[str, type[Any]]) -> dict[str, Any]:
 
 
 def methods_tables(passes: Mapping[str, type[Any]]) -> list[RenderableType]:
-    """One table a pass."""
-    tables: list[RenderableType] = []
-    for name, found in passes.items():
-        table = Table(title=f"{name}: {_summary(found)}", title_justify="left")
-        for column in ("setting", "must be", "default", "what it does"):
-            table.add_column(column, overflow="fold")
-        for setting in settings_of(found):
-            table.add_row(setting.name, setting.type, setting.default, setting.doc)
-        tables.append(table)
-    return tables
+    """One table a pass, and one for the fine-tuning that follows every pass."""
+    tables = [_settings_table(f"{name}: {_summary(found)}", found) for name, found in passes.items()]
+    title = f"fine-tuning, after every pass: {_summary(FineTune)}"
+    return [*tables, _settings_table(title, FineTune, FINETUNE)]
+
+
+def _settings_table(title: str, record: type[Any], prefix: str = "") -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("setting", "must be", "default", "what it does"):
+        table.add_column(column, overflow="fold")
+    for setting in settings_of(record):
+        table.add_row(f"{prefix}{setting.name}", setting.type, setting.default, setting.doc)
+    return table
 
 
 def _summary(found: type[Any]) -> str:
@@ -237,5 +241,6 @@ def profile_tables(counted: Profile, timed: Latency | None, ways: Mapping[str, s
 
 def plan_line(chosen: Any, folder: Path) -> str:
     """What a run would do, for a run that does nothing."""
-    settings = ", ".join(f"{setting.name}={getattr(chosen, setting.name)}" for setting in settings_of(type(chosen)))
+    values = {setting.name: getattr(chosen, setting.name) for setting in settings_of(type(chosen))}
+    settings = " ".join(f"{name}={written(value)}" for name, value in values.items() if value not in (None, ()))
     return f"Would run {chosen.name} with {settings}, and write {folder}. Nothing was trained or written."

@@ -166,6 +166,22 @@ def test_two_budgets_are_one_too_many(folder: Path, flag: str) -> None:
     check_refused(prune("--set", "ratio=0.5", flag, "0.5"), "exactly one")
 
 
+@pytest.mark.parametrize("ratio", ["1.5", "0", "-1"])
+def test_a_ratio_is_a_share_and_answered_as_it_was_given(folder: Path, ratio: str) -> None:
+    check_refused(prune("--set", f"ratio={ratio}"), "ratio: must", f"got {float(ratio)}")
+
+
+def test_a_pass_has_a_name_and_two_methods(folder: Path) -> None:
+    lines = (
+        "import dataclasses",
+        "@dataclasses.dataclass(frozen=True)",
+        "class Half:",
+        "    macs: float | None = None",
+    )
+    (folder / "half.py").write_text("\n".join(lines))
+    check_refused(prune("--method", "half.py:Half"), "half.py:Half", "got none called name or search or objective")
+
+
 def test_the_folder_must_not_lie_in_a_file(folder: Path) -> None:
     check_refused(prune("--out", "small.pt/run"), "small.pt/run")
 

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import pytest
 
+from squeeze import FineTune
 from squeeze.errors import InputError
-from squeeze_cli.settings import build, convert, find_pass, parse_assignments, settings_of
+from squeeze_cli.settings import FINETUNE, build, convert, find_pass, parse_assignments, settings_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,33 @@ def test_an_unknown_field_is_answered_with_the_fields_and_a_guess() -> None:
 def test_a_value_that_can_not_be_keeps_the_words_of_the_pass() -> None:
     with pytest.raises(InputError, match="share: must be between 0 and 1, got 2.0"):
         build(Example, {"share": "2"}, {}, "example")
+
+
+@dataclass(frozen=True)
+class Demanding:
+    """One that needs to be told something.
+
+    Attributes:
+        strength: How much.
+    """
+
+    strength: float
+
+
+def test_a_setting_without_default_must_be_given() -> None:
+    with pytest.raises(InputError, match="demanding must be given strength, got none; add --set strength=VALUE"):
+        build(Demanding, {}, {}, "demanding")
+    assert build(Demanding, {"strength": "2"}, {}, "demanding") == Demanding(2.0)
+
+
+def test_what_is_said_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="got finetune.epochs twice; drop one"):
+        build(FineTune, {"epochs": "3"}, {"epochs": 4}, "fine-tuning", FINETUNE)
+
+
+def test_settings_of_fine_tuning_are_named_as_they_were_given() -> None:
+    with pytest.raises(InputError, match="--set finetune.lr: must be a number, got 'fast'"):
+        build(FineTune, {"lr": "fast"}, {}, "fine-tuning", FINETUNE)
 
 
 def test_an_assignment_needs_a_name_and_an_equals_sign() -> None:
