@@ -266,13 +266,15 @@ def _timm(name: str) -> Callable[..., Any]:
 def _refuse_fetching(spec: str, settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name.startswith(_FETCHING):
-            raise InputError(f"arch: {spec} must not say {name}, since weights come from MODEL; leave it out.")
+            raise InputError(f"arch: {spec} must fetch no weights, got {name}; leave it out, they come from MODEL.")
 
 
 def _setting(spec: str, part: str) -> tuple[str, Any]:
     name, equals, text = part.partition("=")
     if not equals or not name.isidentifier():
-        raise InputError(f"arch: options must be name=value joined by &, got {part!r} in {spec}.")
+        raise InputError(
+            f"arch: options must be name=value joined by &, got {part!r} in {spec}; write e.g. ?num_classes=10."
+        )
     known = {"true": True, "false": False, "none": None}
     if text.lower() in known:
         return name, known[text.lower()]

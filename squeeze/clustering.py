@@ -54,7 +54,9 @@ def kmeans(points: Tensor, clusters: int, restarts: int = 16, seed: int = 0) -> 
     """
     sets, size, _ = points.shape
     if not 1 <= clusters <= size:
-        raise ValueError(f"kmeans: clusters must be from 1 to the {size} points of a set, got {clusters}.")
+        raise ValueError(
+            f"kmeans: clusters must be from 1 to the {size} points of a set, got {clusters}; ask for fewer."
+        )
     generator = torch.Generator().manual_seed(seed)
     restarts = max(1, min(restarts, _STARTS // clusters))
     search = _best

@@ -95,7 +95,7 @@ def compare(
     """
     for name, value, least in (("threads", threads, 1), ("repeats", repeats, 1), ("warmup", warmup, 0)):
         if value is not None and value < least:
-            raise ValueError(f"latency: {name} must be at least {least}, got {value}.")
+            raise ValueError(f"latency: {name} must be at least {least}, got {value}; pass a larger number.")
     with _threads(threads) as used, in_eval_mode(*[m for m in candidates.values() if isinstance(m, nn.Module)]):
         runs = {name: _runner(candidate, example_inputs, used) for name, candidate in candidates.items()}
         seconds = measure(runs, repeats, warmup, clock)

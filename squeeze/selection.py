@@ -33,7 +33,8 @@ class Budget:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise ValueError(
-                f"budget: give exactly one of macs, params and ratio, got {list(given) or 'none'}; e.g. macs=0.5."
+                f"budget: exactly one of macs, params and units must be given, got {list(given) or 'none'}; say "
+                "macs=0.5."
             )
         name, value = next(iter(given.items()))
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
@@ -269,9 +270,10 @@ def _put_back(grid: _Grid, cuts: list[_Cut], budget: Budget, spare: _Cut | None 
 
 def _unreachable(structure: Structure, budget: Budget, smallest: Choice, round_to: int) -> BudgetError:
     name = next(n for n, v in vars(budget).items() if v is not None)
+    what = "the share of the units that stays" if name == "units" else name
     least = budget.share(structure, smallest)
     finer = ", a smaller round_to" if round_to > 1 else ""
     return BudgetError(
-        f"budget: {name} must be at least {math.ceil(least * 1000) / 1000:g} for this model, got {budget.target:g}; "
+        f"budget: {what} must be at least {math.ceil(least * 1000) / 1000:g} for this model, got {budget.target:g}; "
         f"the rest is pinned, ignored or the last of its group (see squeeze inspect). Choose a larger budget{finer}."
     )

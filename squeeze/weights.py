@@ -187,7 +187,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     told = [f"{what} {_few(names)}" for what, names in problems.items() if names]
     if told:
         raise InputError(
-            f"{checkpoint.path}: must hold the weights of {type(model).__name__}, but {'; '.join(told)}; "
+            f"{checkpoint.path}: must hold the weights of {type(model).__name__}, got a file that {'; '.join(told)}; "
             "give the architecture that it was saved from."
         )
     model.load_state_dict(given)

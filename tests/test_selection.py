@@ -142,7 +142,7 @@ def test_an_unreachable_budget_names_one_that_can_be_reached(choose: Callable[..
 
 def test_units_can_be_unreachable_as_well() -> None:
     structure = joined()[1]
-    with pytest.raises(BudgetError, match=r"budget: units must be at least 0\.\d+ for this model, got 0\.01;"):
+    with pytest.raises(BudgetError, match=r"budget: the share of the units that stays must be at least 0\.\d+ for this model, got 0\.01;"):
         select(structure, scores_of(structure, 3), Budget(units=0.01))
 
 
@@ -230,7 +230,7 @@ def test_bodies_without_a_score_stay() -> None:
     "given", [{}, {"macs": 0.5, "params": 0.5}, *({"macs": x} for x in (0, 1, -0.5, 1.5, True, "x"))]
 )
 def test_budgets_that_cannot_be(given: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="budget: give exactly one|macs: must be a share"):
+    with pytest.raises(ValueError, match="budget: exactly one|macs: must be a share"):
         Budget(**given)
 
 

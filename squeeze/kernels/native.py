@@ -75,7 +75,9 @@ class Code:
         """One layer on one batch; the GIL is free meanwhile."""
         status = self._run(self._name, ctypes.byref(layer), ctypes.byref(call), threads)
         if status:
-            raise RuntimeError(f"kernel {self.name}: must run on this processor, got status {status}")
+            raise RuntimeError(
+                f"kernel {self.name}: must run on this processor, got status {status}; install squeeze again."
+            )
 
 
 @cache

@@ -46,10 +46,20 @@ class Magnitude:
     round_to: int = 8
 
     def __post_init__(self) -> None:
+        given = [name for name in ("macs", "params", "ratio") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"magnitude: exactly one of macs, params and ratio must be given, got {' and '.join(given) or 'none'}; "
+                "say macs=0.5."
+            )
+        if self.ratio is not None and not 0 < self.ratio < 1:
+            raise ValueError(f"ratio: must be a share that goes, between 0 and 1, got {self.ratio!r}; 0.5 cuts half.")
         if self.scope not in ("global", "local"):
-            raise ValueError(f"scope: must be 'global' or 'local', got {self.scope!r}.")
+            raise ValueError(f"scope: must be 'global' or 'local', got {self.scope!r}; pass one of them.")
         if self.structures not in (("filters",), ("inputs",), ("filters", "inputs"), ("inputs", "filters")):
-            raise ValueError(f"structures: must be of 'filters' and 'inputs', got {self.structures!r}.")
+            raise ValueError(
+                f"structures: must be of 'filters' and 'inputs', got {self.structures!r}; pass a tuple of one or both."
+            )
         if "inputs" in self.structures and self.ratio is not None:
             raise ValueError("ratio: must be left out with the structures 'inputs', got both; say macs=0.5.")
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
