@@ -117,7 +117,10 @@ def build(
     """
     hints = get_type_hints(record)
     known = {field.name: field for field in dataclasses.fields(record) if field.init}  # type: ignore[arg-type]
-    for name in (*texts, *values):
+    for name in values:
+        if name not in known:
+            raise InputError(f"--{name}: must be a setting of {what}, got one that it has not; leave it out.")
+    for name in texts:
         if name not in known:
             raise InputError(
                 f"--set: a setting of {what} must be one of {', '.join(known)}, got {name!r}; "

@@ -13,17 +13,18 @@ from rich.table import Table
 from squeeze.finetune import FineTune
 from squeeze.latency import Latency
 from squeeze.profiling import CONVENTION, Profile
-from squeeze.report import wording
+from squeeze.report import pinned_by_reason, wording
+from squeeze.report.data import Pinned
 from squeeze.structure.cost import Cost
 from squeeze.structure.groups import Structure
-from squeeze.structure.parts import Block, Branch, Choice, Pin
+from squeeze.structure.parts import Block, Branch, Choice, Group
 from squeeze_cli.advice import advice
 from squeeze_cli.settings import FINETUNE, settings_of, written
 
 WIDTH = 132
 """Of what is printed into a file or a pipe, where nobody says how wide it is."""
 
-OTHERWISE = "see where it is used"
+OTHERWISE = "look where it is used, or report the network"
 """What to do about a pin if there is no other advice."""
 
 
@@ -33,21 +34,6 @@ def show(*tables: RenderableType) -> None:
     console = Console(file=sys.stdout, width=width, markup=False, emoji=False)
     for table in tables:
         console.print(table)
-
-
-def pins_by_reason(pins: Iterable[Pin]) -> list[dict[str, Any]]:
-    """Pins that share a reason as one record: how many indices, of which tensors, caused by which lines."""
-    found: dict[str, dict[str, Any]] = {}
-    for pin in pins:
-        record = found.setdefault(
-            pin.reason,
-            {"reason": pin.reason, "count": 0, "tensors": [], "where": [], "advice": advice(pin.reason) or OTHERWISE},
-        )
-        record["count"] += pin.count
-        record["tensors"].append(f"{pin.tensor}[{pin.dim}]")
-        if pin.where and pin.where not in record["where"]:
-            record["where"].append(pin.where)
-    return sorted(found.values(), key=lambda record: -record["count"])
 
 
 def structure_dict(structure: Structure) -> dict[str, Any]:
@@ -73,7 +59,7 @@ def structure_dict(structure: Structure) -> dict[str, Any]:
         "blocks": [_whole_dict(structure, block) for block in structure.blocks],
         "branches": [{**_whole_dict(structure, b), "concat": b.concat} for b in structure.branches],
         "inputs": [{"layer": edge.module, "inputs": edge.size} for edge in structure.inputs],
-        "pinned": pins_by_reason(structure.pinned),
+        "pinned": [{**asdict(pin), "advice": _advised(pin)} for pin in pinned_by_reason(structure.pinned)],
     }
 
 
@@ -90,8 +76,8 @@ def structure_tables(structure: Structure) -> list[RenderableType]:
         for cost in (structure.cost(), _smallest(structure))
     )
     tables.append(
-        f"{units} units in {len(structure.groups)} groups, {len(structure.blocks)} blocks and "
-        f"{len(structure.branches)} branches can go.\n"
+        f"{_many(units, 'unit')} in {_many(len(structure.groups), 'group')}, {_many(len(structure.blocks), 'block')} "
+        f"and {_many(len(structure.branches), 'branch', 'es')} can go; one unit of each group stays.\n"
         f"{_inputs_line(structure)}"
         f"Dense: {dense}; the smallest that cutting units can make: {least}.\n{CONVENTION}."
     )
@@ -104,9 +90,13 @@ def _inputs_line(structure: Structure) -> str:
     if not count:
         return ""
     return (
-        f"{count} inputs of {len(structure.inputs)} layers need not be read, while what they are read from stays "
-        "(off unless a pass is told: --set structures=inputs).\n"
+        f"{_many(count, 'input')} of {_many(len(structure.inputs), 'layer')} need not be read, while what they are "
+        "read from stays (off unless a pass is told: --set structures=inputs).\n"
     )
+
+
+def _many(count: int, noun: str, ending: str = "s") -> str:
+    return f"{count} {noun}{'' if count == 1 else ending}"
 
 
 def kernels_tables(found: Mapping[str, Any]) -> list[RenderableType]:
@@ -130,15 +120,26 @@ def kernels_tables(found: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _groups_table(structure: Structure) -> Table:
-    table = Table(title="Groups: units that can go one by one")
+    table = Table(
+        title="Groups: units that can go one by one, but for the last", caption=_GROUPS, caption_justify="left"
+    )
     for name in ("group", "units", "step", "exact", "MACs a unit", "parameters a unit", "tensors", "note"):
         table.add_column(name, justify="left" if name in ("group", "note") else "right", overflow="fold")
     for group, cost in zip(structure.groups, _unit_savings(structure), strict=True):
         figures = (wording.count(cost.macs), wording.count(cost.params), str(len(group.axes)))
-        table.add_row(
-            group.name, str(group.size), str(group.step), "yes" if group.exact else "no", *figures, group.note
-        )
+        exact = "yes" if group.exact else "no"
+        table.add_row(group.name, str(group.size), str(group.step), exact, *figures, _noted(group))
     return table
+
+
+_GROUPS = (
+    "step: channels that a unit takes, in the widest of the tensors that get smaller with it. exact: removing a unit "
+    "is setting it to 0; where it is not, the network must be fine-tuned after a cut."
+)
+
+
+def _noted(group: Group) -> str:
+    return group.note if group.size > 1 else "; ".join(filter(None, (group.note, "its only unit stays")))
 
 
 def _whole_table(structure: Structure, title: str, items: Iterable[Block | Branch]) -> Table:
@@ -155,11 +156,15 @@ def _pins_table(structure: Structure) -> Table:
     table = Table(title="Pinned: what stays, and why")
     for name in ("reason", "indices", "where", "what to do"):
         table.add_column(name, justify="right" if name == "indices" else "left", overflow="fold")
-    for pin in pins_by_reason(structure.pinned):
-        places = pin["where"] or pin["tensors"]
+    for pin in pinned_by_reason(structure.pinned):
+        places = pin.where or pin.tensors
         shown = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
-        table.add_row(pin["reason"], str(pin["count"]), shown, pin["advice"])
+        table.add_row(pin.reason, str(pin.count), shown, _advised(pin))
     return table
+
+
+def _advised(pin: Pinned) -> str:
+    return advice(pin.reason) or OTHERWISE
 
 
 def _unit_savings(structure: Structure) -> list[Cost]:

@@ -142,7 +142,10 @@ def test_an_unreachable_budget_names_one_that_can_be_reached(choose: Callable[..
 
 def test_units_can_be_unreachable_as_well() -> None:
     structure = joined()[1]
-    with pytest.raises(BudgetError, match=r"budget: the share of the units that stays must be at least 0\.\d+ for this model, got 0\.01;"):
+    with pytest.raises(
+        BudgetError,
+        match=r"budget: the share of the units that stays must be at least 0\.\d+ for this model, got 0\.01;",
+    ):
         select(structure, scores_of(structure, 3), Budget(units=0.01))
 
 

@@ -123,7 +123,7 @@ def build_report(
             if isinstance(edit, Drop)
         ),
         history=tuple(phase for name, entry in history if (phase := _phase(name, entry)) is not None),
-        pinned=_pinned(structure.pinned),
+        pinned=pinned_by_reason(structure.pinned),
         notes=(*notes, *told),
         findings=found_by(history),
     )
@@ -197,8 +197,8 @@ def _groups(structure: Structure, plan: Plan) -> tuple[Group, ...]:
     return tuple(rows)
 
 
-def _pinned(pins: Iterable[Pin]) -> tuple[Pinned, ...]:
-    """One record a reason, the commonest first."""
+def pinned_by_reason(pins: Iterable[Pin]) -> tuple[Pinned, ...]:
+    """One record a reason: how many indices of which tensors, and which lines cause it; the commonest first."""
     by_reason: dict[str, list[Pin]] = {}
     for pin in pins:
         by_reason.setdefault(pin.reason, []).append(pin)

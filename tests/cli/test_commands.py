@@ -108,7 +108,7 @@ def test_a_dry_run_of_a_pass_that_does_not_choose_widths_has_no_budget_of_widths
 def test_inspect_shows_tables_without_what_is_ignored(squeeze: Command) -> None:
     result = squeeze("inspect", *SMALL, "--ignore", "7")
     assert result.exit_code == 0
-    assert "16 units in 1 groups, 0 blocks and 0 branches can go" in result.stdout
+    assert "16 units in 1 group, 0 blocks and 0 branches can go; one unit of each group stays." in result.stdout
     assert "ignored by name" in result.stdout
 
 

@@ -86,6 +86,11 @@ def test_a_value_that_can_not_be_keeps_the_words_of_the_pass() -> None:
         build(Example, {"share": "2"}, {}, "example")
 
 
+def test_an_option_that_a_pass_has_no_use_for_is_named() -> None:
+    with pytest.raises(InputError, match="--epochs: must be a setting of example, got one that it has not; leave it"):
+        build(Example, {}, {"epochs": 3}, "example")
+
+
 @dataclass(frozen=True)
 class Demanding:
     """One that needs to be told something.
