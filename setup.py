@@ -35,8 +35,11 @@ setup(
     ext_modules=[
         Extension(
             "squeeze.kernels._clustered",
-            [str(NATIVE / f"{name}.cpp") for name in ("api", "pool", "portable", "avx2", "avx512")],
-            depends=[str(NATIVE / f"{name}.h") for name in ("clustered", "planes", "pool", "tile")],
+            [str(NATIVE / f"{name}.cpp") for name in ("api", "gated", "pool", "portable", "avx2", "avx512")],
+            depends=[
+                str(NATIVE / f"{name}.h")
+                for name in ("clustered", "controller", "filters", "gated", "planes", "pool", "tile", "vectors")
+            ],
             language="c++",
             optional=True,
         )

@@ -93,7 +93,7 @@ class Kept:
 
     def get(self, operands: Callable[[], ClusteredOperands], tensors: Iterable[Tensor | None]) -> Prepared | None:
         """The convolution, prepared anew if a tensor has changed; None if tensors do not say when they change."""
-        state = _state(tensors)
+        state = state_of(tensors)
         found = self._prepared
         if found is None or found.state != state:
             found = self._prepared = _prepared(operands(), state) if state else None
@@ -111,7 +111,7 @@ class Cache:
 
     def get(self, operands: ClusteredOperands) -> Prepared:
         """The convolution, prepared anew if a tensor of it has changed."""
-        state = _state((operands.centroids, operands.index, operands.reads, operands.bias))
+        state = state_of((operands.centroids, operands.index, operands.reads, operands.bias))
         if not state:
             return Prepared(_held(operands), (), None)
         found = self._known.get(operands.centroids)
@@ -120,7 +120,7 @@ class Cache:
         return found
 
 
-def _state(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
+def state_of(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
     """Numbers that differ when a tensor was replaced or changed; none for tensors made in inference mode."""
     try:
         return tuple([number for t in tensors if t is not None for number in (t.data_ptr(), t._version)])

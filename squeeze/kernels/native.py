@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-LAYOUT = 3
+LAYOUT = 4
 """Of the structures below; a kernel that was built for another is not called."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -55,6 +55,52 @@ class Call(ctypes.Structure):
     ]
 
 
+class GatedLayer(ctypes.Structure):
+    """`squeeze::GatedLayer` of native/gated.h."""
+
+    _fields_ = [
+        ("filters", _INT),
+        ("channels", _INT),
+        ("depthwise", _INT),
+        ("kernel", _INT * 2),
+        ("stride", _INT * 2),
+        ("padding", _INT * 2),
+        ("dilation", _INT * 2),
+        ("weight", _POINTER),
+        ("bias", _POINTER),
+        ("hidden", _INT),
+        ("hidden_padded", _INT),
+        ("filters_padded", _INT),
+        ("reduce", _POINTER),
+        ("reduce_bias", _POINTER),
+        ("expand", _POINTER),
+        ("expand_bias", _POINTER),
+    ]
+
+
+class GatedCall(ctypes.Structure):
+    """`squeeze::GatedCall` of native/gated.h."""
+
+    _fields_ = [
+        ("input", _POINTER),
+        ("output", _POINTER),
+        ("logits", _POINTER),
+        ("present", _POINTER),
+        ("rows", _POINTER),
+        ("images", _INT),
+        ("reads", _INT),
+        ("count", _INT),
+        ("height", _INT),
+        ("width", _INT),
+        ("out_height", _INT),
+        ("out_width", _INT),
+        ("scatter", _INT),
+    ]
+
+
+GatedStep = Literal["logits", "rows", "conv2d"]
+
+
 @dataclass(frozen=True)
 class Code:
     """The kernel for one instruction set.
@@ -69,15 +115,29 @@ class Code:
     vector_bytes: int
     cache_bytes: int
     _name: bytes
-    _run: Any
+    _library: Any
 
     def run(self, layer: Layer, call: Call, threads: int) -> None:
         """One layer on one batch; the GIL is free meanwhile."""
-        status = self._run(self._name, ctypes.byref(layer), ctypes.byref(call), threads)
+        status = self._library.squeeze_clustered_conv2d(self._name, ctypes.byref(layer), ctypes.byref(call), threads)
         if status:
             raise RuntimeError(
                 f"kernel {self.name}: must run on this processor, got status {status}; install squeeze again."
             )
+
+    def run_gated(self, step: GatedStep, layer: GatedLayer, call: GatedCall, threads: int) -> int:
+        """One step of a gated convolution on one batch; how many filters were on, after "conv2d"."""
+        run = getattr(self._library, f"squeeze_gated_{step}")
+        status: int = run(self._name, ctypes.byref(layer), ctypes.byref(call), threads)
+        if status < 0:
+            wrong = {
+                -2: f"rows must ascend within {layer.filters} filters",
+                -3: f"present must ascend within {layer.channels} channels",
+            }
+            raise ValueError(
+                f"kernel {self.name}: {wrong.get(status, 'must run on this processor')}, got status {status}"
+            )
+        return status
 
 
 @cache
@@ -88,7 +148,7 @@ def code(name: str = "") -> Code | None:
         return None
     vector, cached = _INT(), _INT()
     found = library.squeeze_clustered_code(name.encode(), ctypes.byref(vector), ctypes.byref(cached))
-    return Code(found.decode(), vector.value, cached.value, found, library.squeeze_clustered_conv2d) if found else None
+    return Code(found.decode(), vector.value, cached.value, found, library) if found else None
 
 
 @cache
@@ -106,4 +166,7 @@ def built() -> Any:
         return None
     library.squeeze_clustered_code.restype = ctypes.c_char_p
     library.squeeze_clustered_conv2d.argtypes = [ctypes.c_char_p, _POINTER, _POINTER, _INT]
+    for step in get_args(GatedStep):
+        run = getattr(library, f"squeeze_gated_{step}")
+        run.argtypes, run.restype = [ctypes.c_char_p, _POINTER, _POINTER, _INT], _INT
     return library

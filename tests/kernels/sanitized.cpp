@@ -1,5 +1,6 @@
-// The kernel on random layers, checked against sums written out, in a program that sanitizers watch.
-// Every array has exactly the size that clustered.h promises, so that a read or write beyond it is found.
+// The kernels on random layers, checked against sums written out, in a program that sanitizers watch.
+// Every array has exactly the size that clustered.h and gated.h promise, so that a read or write beyond it is found.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +13,8 @@
 extern "C" {
 const char* squeeze_clustered_code(const char*, int64_t*, int64_t*);
 int squeeze_clustered_conv2d(const char*, const squeeze::Layer*, const squeeze::Call*, int64_t);
+int64_t squeeze_gated_rows(const char*, const squeeze::GatedLayer*, const squeeze::GatedCall*, int64_t);
+int64_t squeeze_gated_conv2d(const char*, const squeeze::GatedLayer*, const squeeze::GatedCall*, int64_t);
 }
 
 static std::mt19937 source(1);
@@ -100,6 +103,80 @@ static double one_layer(const char* name, int64_t vector_bytes, int64_t z_bytes)
     return worst;
 }
 
+static const float* numbers(std::vector<std::unique_ptr<float[]>>& kept, int64_t count) {
+    std::vector<float> values(count);
+    for (float& v : values) v = number();
+    return exactly(kept, values);
+}
+
+// Numbers below `size`, in order, about half of them.
+static std::vector<int64_t> some_below(int64_t size) {
+    std::vector<int64_t> found;
+    for (int64_t i = 0; i < size; ++i)
+        if (any(0, 1)) found.push_back(i);
+    return found;
+}
+
+static double gated_layer(const char* name) {
+    const bool depthwise = any(0, 4) == 0, decides = !depthwise && any(0, 1), narrow = any(0, 1);
+    const int64_t C = any(1, 20), N = depthwise ? C : any(1, 40), h = any(1, 20), hp = (h + 15) / 16 * 16, np = (N + 15) / 16 * 16;
+    const int64_t kh = any(1, 5), kw = any(1, 5), sh = any(1, 3), sw = any(1, 3), ph = any(0, 5), pw = any(0, 5);
+    const int64_t dh = any(1, 2), dw = any(1, 2), images = any(1, 2), threads = any(1, 3);
+    const int64_t H = std::max<int64_t>(any(1, 24), (kh - 1) * dh + 1), W = std::max<int64_t>(any(1, 24), (kw - 1) * dw + 1);
+    const bool in_place = any(0, 3) == 0;  // a kernel of one tap, that copies nothing
+    const squeeze::GatedLayer drawn{N, C, depthwise, kh, kw, sh, sw, ph, pw, dh, dw, nullptr, nullptr, h, hp, np,
+                                    nullptr, nullptr, nullptr, nullptr};
+    squeeze::GatedLayer layer = drawn;
+    if (in_place) {
+        layer.kernel_height = layer.kernel_width = layer.stride_height = layer.stride_width = 1;
+        layer.padding_height = layer.padding_width = 0;
+    }
+    const int64_t taps = layer.kernel_height * layer.kernel_width;
+    const int64_t oh = (H + 2 * layer.padding_height - dh * (layer.kernel_height - 1) - 1) / layer.stride_height + 1;
+    const int64_t ow = (W + 2 * layer.padding_width - dw * (layer.kernel_width - 1) - 1) / layer.stride_width + 1;
+    std::vector<std::unique_ptr<float[]>> floats;
+    std::vector<std::unique_ptr<int64_t[]>> longs;
+    layer.weight = numbers(floats, N * (depthwise ? 1 : C) * taps);
+    layer.bias = numbers(floats, N);
+    layer.reduce = numbers(floats, C * hp);
+    layer.reduce_bias = numbers(floats, hp);
+    layer.expand = numbers(floats, h * np);
+    layer.expand_bias = numbers(floats, np);
+    const std::vector<int64_t> rows = some_below(N), present = depthwise ? rows : some_below(C);
+    const int64_t reads = present.size(), places = narrow && !decides ? rows.size() : N;
+    std::unique_ptr<float[]> y(new float[images * places * oh * ow]), logits(new float[images * N]);
+    std::unique_ptr<int64_t[]> found(new int64_t[decides ? N : rows.size()]);
+    if (!decides) std::copy(rows.begin(), rows.end(), found.get());
+    const float* x = numbers(floats, images * reads * H * W);
+    const squeeze::GatedCall call{x, y.get(), decides ? logits.get() : nullptr, exactly(longs, present), found.get(), images,
+                                  reads, decides ? 0 : (int64_t)rows.size(), H, W, oh, ow, !narrow};
+    const int64_t count = decides ? squeeze_gated_conv2d(name, &layer, &call, threads)
+                                  : squeeze_gated_rows(name, &layer, &call, threads) + (int64_t)rows.size();
+    if (count < 0) return 1e9;
+    double worst = 0;
+    for (int64_t i = 0; i < images; ++i)
+        for (int64_t place = 0; place < (narrow ? count : N); ++place) {
+            const int64_t n = narrow ? found[place] : place;
+            bool on = std::find(found.get(), found.get() + count, n) < found.get() + count;
+            if (decides) on = on && logits[i * N + n] > 0;
+            const float* plane = y.get() + (i * (narrow ? count : N) + place) * oh * ow;
+            for (int64_t r = 0; r < oh; ++r)
+                for (int64_t q = 0; q < ow; ++q) {
+                    double sum = on ? layer.bias[n] : 0;
+                    for (int64_t c = 0; on && c < reads; ++c)
+                        for (int64_t t = 0; t < taps; ++t) {
+                            const int64_t a = layer.stride_height * r + t / layer.kernel_width * dh - layer.padding_height;
+                            const int64_t b = layer.stride_width * q + t % layer.kernel_width * dw - layer.padding_width;
+                            if (a < 0 || a >= H || b < 0 || b >= W || (depthwise && present[c] != n)) continue;
+                            const int64_t channel = depthwise ? n : n * C + present[c];
+                            sum += double(layer.weight[channel * taps + t]) * x[((i * reads + c) * H + a) * W + b];
+                        }
+                    worst = std::max(worst, std::fabs(sum - plane[r * ow + q]));
+                }
+        }
+    return worst;
+}
+
 int main(int, char** arguments) {
     const int layers = std::atoi(arguments[1]);
     for (const char* name : {"avx512", "avx2", "neon", "portable"}) {
@@ -107,6 +184,7 @@ int main(int, char** arguments) {
         if (!squeeze_clustered_code(name, &vector_bytes, &cache_bytes)) continue;
         double worst = 0;
         for (int i = 0; i < layers; ++i) worst = std::max(worst, one_layer(name, vector_bytes, i % 2 ? cache_bytes : 1024));
+        for (int i = 0; i < layers; ++i) worst = std::max(worst, gated_layer(name));
         std::printf("%s %g\n", name, worst);
         if (!(worst < 1e-3)) return 1;
     }

@@ -1,4 +1,4 @@
-"""The kernel under the compiler's sanitizers: no read or write out of bounds, no undefined behaviour."""
+"""The kernels under the compiler's sanitizers: no read or write out of bounds, no undefined behaviour."""
 
 import platform
 import subprocess

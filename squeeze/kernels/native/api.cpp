@@ -5,14 +5,14 @@
 #include "clustered.h"
 #include "pool.h"
 
-namespace {
-
 // The best code that the processor runs, or the one of that name; null if it has none.
-const squeeze::Code* code_named(const char* name) {
-    for (const squeeze::Code* code : {squeeze::avx512(), squeeze::avx2(), squeeze::portable()})
+const squeeze::Code* squeeze::code_named(const char* name) {
+    for (const Code* code : {avx512(), avx2(), portable()})
         if (code && (!name || !*name || !std::strcmp(name, code->name))) return code;
     return nullptr;
 }
+
+namespace {
 
 // Rows of one band: enough bands for all threads, and none so large that a band's input leaves the second-level cache.
 int64_t rows_of_a_band(const squeeze::Layer& layer, const squeeze::Call& call, int64_t threads) {
@@ -34,7 +34,7 @@ extern "C" {
 EXPORTED int64_t squeeze_clustered_layout() { return squeeze::LAYOUT; }
 
 EXPORTED const char* squeeze_clustered_code(const char* name, int64_t* vector_bytes, int64_t* cache_bytes) {
-    const squeeze::Code* code = code_named(name);
+    const squeeze::Code* code = squeeze::code_named(name);
     if (!code) return nullptr;
     *vector_bytes = code->vector_bytes;
     *cache_bytes = code->cache_bytes;
@@ -43,7 +43,7 @@ EXPORTED const char* squeeze_clustered_code(const char* name, int64_t* vector_by
 
 EXPORTED int squeeze_clustered_conv2d(const char* name, const squeeze::Layer* layer, const squeeze::Call* call,
                              int64_t threads) {
-    const squeeze::Code* code = code_named(name);
+    const squeeze::Code* code = squeeze::code_named(name);
     if (!code) return 1;
     if (call->images <= 0 || call->out_height <= 0 || call->out_width <= 0 || layer->outputs <= 0) return 0;
     const int64_t rows = rows_of_a_band(*layer, *call, threads);

@@ -4,10 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gated.h"
+
 namespace squeeze {
 
 // Counts up when what follows changes, or what it means; squeeze/kernels/native.py refuses a kernel of another number.
-constexpr int64_t LAYOUT = 3;
+constexpr int64_t LAYOUT = 4;
 
 // A part of a layer whose centroids and weights stay in the second-level cache while all tiles of a band are computed.
 struct Stage {
@@ -58,11 +60,18 @@ struct Code {
     int64_t vector_bytes;
     int64_t cache_bytes;  // of the first-level cache that are counted on
     void (*run)(const Layer&, const Call&, const Band&);
+    // Of gated convolutions: means of channels [first, last) of all images', logits of one image, filters of a part.
+    void (*means)(const GatedCall&, int64_t first, int64_t last, float* means);
+    void (*controller)(const GatedLayer&, const GatedCall&, const float* means, float* logits);
+    void (*filters)(const GatedLayer&, const GatedCall&, const GatedPart&);
 };
 
 // Null where the compiler or the processor does not have it.
 const Code* avx512();
 const Code* avx2();
 const Code* portable();
+
+// The best code that the processor runs, or the one of that name; null if it has none.
+const Code* code_named(const char* name);
 
 }  // namespace squeeze

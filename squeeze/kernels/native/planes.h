@@ -1,26 +1,19 @@
 // A band's input as the taps of a kernel read it. Part of tile.h, which sets LANES.
 #pragma once
 
-#include <algorithm>
-#include <cstdlib>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
 #include "clustered.h"
+#include "vectors.h"
 
 namespace squeeze {
 namespace {
 
 constexpr int64_t MOST = 2 * LANES;  // positions computed at a time
 
-typedef float Vector __attribute__((vector_size(LANES * 4)));
 typedef int32_t Mask __attribute__((vector_size(LANES * 4)));
-typedef float Loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-inline Vector load(const float* from) { return *reinterpret_cast<const Loose*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Loose*>(to) = value; }
-
 #ifdef __AVX512F__
 typedef __mmask16 Keep;
 constexpr int MASKS = 0;  // vectors of registers that two take
@@ -36,24 +29,6 @@ inline Vector load(const float* from, Keep keep) {
 #endif
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
-
-// Memory that a thread keeps from call to call.
-struct Buffer {
-    void* memory = nullptr;
-    size_t size = 0;
-    ~Buffer() { std::free(memory); }
-    template <typename T>
-    T* of(int64_t count) {
-        size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-        if (bytes > size) {
-            std::free(memory);
-            memory = std::aligned_alloc(64, bytes);
-            size = memory ? bytes : 0;
-            if (!memory) std::abort();
-        }
-        return static_cast<T*>(memory);
-    }
-};
 
 // Where each tap of a kernel finds its input, for the positions of one band.
 struct Taps {
@@ -90,10 +65,6 @@ Taps taps_of(const Layer& layer, const Call& call, const Band& band, Buffer& mas
     return taps;
 }
 
-inline void copy_row(const float* from, int64_t size, float* to, int64_t width) {
-    for (int64_t x = 0; x < width; ++x) to[x] = x < size ? from[x] : 0;
-}
-
 inline void split_row(const float* from, int64_t size, float* even, float* odd, int64_t width) {
     const int64_t pairs = std::min(width, size / 2);
     for (int64_t x = 0; x < pairs; ++x) {
@@ -109,14 +80,6 @@ inline void split_row(const float* from, int64_t size, float* even, float* odd, 
 // `size` floats, in vectors: the last may reach beyond.
 inline void clear(float* to, int64_t size) {
     for (int64_t x = 0; x < size; x += LANES) store(to + x, Vector{});
-}
-
-inline void copy(const float* from, int64_t size, float* to) {
-    for (int64_t x = 0; x + LANES <= size; x += LANES) store(to + x, load(from + x));
-    if (size >= LANES)
-        store(to + size - LANES, load(from + size - LANES));
-    else
-        copy_row(from, size, to, size);
 }
 
 // A channel's rows for a band, split by stride into planes as wide as the output, with zeros around.

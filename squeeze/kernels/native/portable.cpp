@@ -8,12 +8,14 @@
 #define REGISTERS 16
 #endif
 #endif
+#include "controller.h"
+#include "filters.h"
 #include "tile.h"
 const squeeze::Code* squeeze::portable() {
 #ifdef __aarch64__
-    static const Code code{"neon", LANES * 4, 28 * 1024, run};
+    static const Code code{"neon", LANES * 4, 28 * 1024, run, run_means, run_controller, run_filters};
 #else
-    static const Code code{"portable", LANES * 4, 28 * 1024, run};
+    static const Code code{"portable", LANES * 4, 28 * 1024, run, run_means, run_controller, run_filters};
 #endif
     return &code;
 }

@@ -8,8 +8,6 @@
 // kernels are added in the same way, straight from x. Where centroids are too many for the second-level cache, all tiles
 // of a band are taken one stage of the layer after the other.
 #include <cstring>
-#include <type_traits>
-#include <utility>
 
 #include "planes.h"
 
@@ -24,18 +22,6 @@ struct Form {
     static constexpr int DENSE = OUTPUTS < 14 ? OUTPUTS : 14;  // of dense channels; more would be a lot of code
     static constexpr int CENTROIDS = (REGISTERS - 2) / Size - 1 - MASKS;  // convolved at a time, beside x and masks
 };
-
-// Calls f with 0, 1, … as constants: what is indexed by them stays in registers.
-template <typename F, int... I>
-inline __attribute__((always_inline)) void each(F f, std::integer_sequence<int, I...>) {
-    (f(std::integral_constant<int, I>{}), ...);
-}
-template <int N, int V, typename F>
-inline __attribute__((always_inline)) void each(F f) {
-    each([&](auto j) __attribute__((always_inline)) {
-        each([&](auto i) __attribute__((always_inline)) { f(j, i); }, std::make_integer_sequence<int, V>{});
-    }, std::make_integer_sequence<int, N>{});
-}
 
 // What is kept of a tile's input, by column of the kernel; in registers from channel to channel where K, the size of
 // the kernel, is a constant. It is 0 where the size is known only now.
@@ -181,17 +167,6 @@ void sum_dense(const Tile& tile, const Chunk& chunk, int64_t n) {
     end_sums<N, F>(tile, chunk, n, sums);
 }
 
-// Functions for 1 to `Most` rows at a time, by number.
-template <template <int> class Step, int Most>
-struct Table {
-    std::decay_t<decltype(Step<1>::run)> step[Most + 1];
-    constexpr Table() : step{} { fill<1>(); }
-    template <int R>
-    constexpr void fill() {
-        step[R] = Step<R>::run;
-        if constexpr (R < Most) fill<R + 1>();
-    }
-};
 template <typename F, int K>
 struct Steps {
     template <int N>
@@ -207,19 +182,6 @@ struct Steps {
         static constexpr auto run = sum_dense<N, F, K>;
     };
 };
-
-// Calls step(from, rows) for blocks of nearly equal size, none above `Most`, in multiples of `Unit`.
-template <int Most, int Unit, typename Step>
-inline void in_blocks(int64_t total, Step step) {
-    static_assert(Most % Unit == 0);
-    const int64_t blocks = (total + Most - 1) / Most;
-    for (int64_t b = 0, from = 0; from < total; ++b) {
-        const int64_t units = (total - from + Unit - 1) / Unit;
-        const int64_t rows = std::min((units + blocks - b - 1) / (blocks - b) * Unit, total - from);
-        step(from, rows);
-        from += rows;
-    }
-}
 
 template <typename F, int K>
 void add_clusters(const Tile& tile, const Chunk& chunk) {

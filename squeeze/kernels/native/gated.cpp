@@ -1,0 +1,122 @@
+// Convolutions with some of their filters, as Python calls them: plain C, raw pointers, no exception leaves.
+#include "gated.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "clustered.h"
+#include "pool.h"
+
+namespace {
+
+using squeeze::Code;
+using squeeze::GatedCall;
+using squeeze::GatedLayer;
+
+constexpr int64_t COPIED = 768 * 1024;   // bytes of a part's input, which should stay in the second-level cache
+constexpr int64_t ENOUGH = 256 * 1024;   // multiplications that are worth another thread
+
+// Threads of their own only for what takes longer than to wake them.
+int64_t worth(int64_t threads, int64_t multiplications) {
+    return std::clamp<int64_t>(multiplications / ENOUGH, 1, std::max<int64_t>(threads, 1));
+}
+
+int64_t rows_of_a_band(const GatedLayer& layer, const GatedCall& call) {
+    const int64_t row = layer.kernel_width * layer.stride_height * call.out_width * call.reads * sizeof(float);
+    const int64_t most = std::clamp<int64_t>(COPIED / std::max<int64_t>(row, 1), 1, call.out_height);
+    const int64_t bands = (call.out_height + most - 1) / most;
+    return (call.out_height + bands - 1) / bands;
+}
+
+// Numbers that lie in an array's range, each above the one before.
+bool ascending(const int64_t* numbers, int64_t count, int64_t range) {
+    int64_t last = -1;
+    for (int64_t i = 0; i < count; ++i) {
+        if (numbers[i] <= last || numbers[i] >= range) return false;
+        last = numbers[i];
+    }
+    return true;
+}
+
+void find_logits(const Code& code, const GatedLayer& layer, const GatedCall& call, int64_t threads) {
+    constexpr int64_t CHANNELS = 16;
+    const int64_t all = call.images * call.reads;
+    std::vector<float> means(all);
+    squeeze::in_parallel((all + CHANNELS - 1) / CHANNELS, worth(threads, all * call.height * call.width), [&](int64_t i) {
+        code.means(call, i * CHANNELS, std::min((i + 1) * CHANNELS, all), means.data());
+    });
+    for (int64_t image = 0; image < call.images; ++image)
+        code.controller(layer, call, means.data() + image * call.reads, call.logits + image * layer.filters);
+}
+
+// Those that are on for some image; without any, the first filter stands for them, and is off for all.
+void find_rows(const GatedLayer& layer, GatedCall& call) {
+    call.count = 0;
+    for (int64_t n = 0; n < layer.filters; ++n) {
+        bool on = false;
+        for (int64_t image = 0; image < call.images && !on; ++image) on = call.logits[image * layer.filters + n] > 0;
+        if (on) call.rows[call.count++] = n;
+    }
+    if (!call.count) call.rows[call.count++] = 0;
+}
+
+void convolve(const Code& code, const GatedLayer& layer, const GatedCall& call, int64_t threads) {
+    if (call.images <= 0 || call.out_height <= 0 || call.out_width <= 0) return;
+    const int64_t taps = layer.kernel_height * layer.kernel_width * (layer.depthwise ? 1 : call.reads);
+    threads = worth(threads, call.images * call.out_height * call.out_width * call.count * taps);
+    const int64_t rows = rows_of_a_band(layer, call), bands = (call.out_height + rows - 1) / rows;
+    // Where there are fewer bands than threads these share a band's filters, though each copies the input for itself.
+    const int64_t wanted = (threads + call.images * bands - 1) / (call.images * bands);
+    const int64_t parts = layer.depthwise ? 1 : std::clamp<int64_t>(wanted, 1, std::max<int64_t>(call.count, 1));
+    squeeze::in_parallel(call.images * bands * parts, threads, [&](int64_t i) {
+        const int64_t part = i % parts, band = i / parts % bands, first = band * rows;
+        code.filters(layer, call, {i / parts / bands, first, std::min(first + rows, call.out_height),
+                                   part * call.count / parts, (part + 1) * call.count / parts});
+    });
+}
+
+constexpr int64_t NO_CODE = -1, WRONG_ROWS = -2, WRONG_PRESENT = -3;
+
+int64_t wrong(const Code* code, const GatedLayer& layer, const GatedCall& call, int64_t rows) {
+    if (!code) return NO_CODE;
+    if (!ascending(call.rows, rows, layer.filters)) return WRONG_ROWS;
+    if (call.present && !ascending(call.present, call.reads, layer.channels)) return WRONG_PRESENT;
+    return 0;
+}
+
+}  // namespace
+
+#define EXPORTED __attribute__((visibility("default")))
+
+extern "C" {
+
+// All return a number below 0 for what they refuse.
+
+// Logits alone, into `call->logits`.
+EXPORTED int64_t squeeze_gated_logits(const char* name, const GatedLayer* layer, const GatedCall* call, int64_t threads) {
+    const Code* code = squeeze::code_named(name);
+    if (const int64_t status = wrong(code, *layer, *call, 0)) return status;
+    find_logits(*code, *layer, *call, threads);
+    return 0;
+}
+
+// The filters in `call->rows`.
+EXPORTED int64_t squeeze_gated_rows(const char* name, const GatedLayer* layer, const GatedCall* call, int64_t threads) {
+    const Code* code = squeeze::code_named(name);
+    if (const int64_t status = wrong(code, *layer, *call, call->count)) return status;
+    convolve(*code, *layer, *call, threads);
+    return 0;
+}
+
+// Logits, then those filters that they leave on; returns how many those are, which are then in `call->rows`.
+EXPORTED int64_t squeeze_gated_conv2d(const char* name, const GatedLayer* layer, const GatedCall* call, int64_t threads) {
+    const Code* code = squeeze::code_named(name);
+    if (const int64_t status = wrong(code, *layer, *call, 0)) return status;
+    GatedCall found = *call;
+    find_logits(*code, *layer, found, threads);
+    find_rows(*layer, found);
+    convolve(*code, *layer, found, threads);
+    return found.count;
+}
+
+}  // extern "C"
