@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "processes",
-    "alike blame files folders limits locks modes task plan clustering nn kernels contractions attention copying "
-    "interrupts randomness",
+    "alike attributes blame files folders limits locks modes task plan clustering nn kernels contractions attention "
+    "copying interrupts randomness",
     "edits",
     "structure",
     "counting profiling recalibrate onnx_session onnx_graph parity latency export selection masks",
