@@ -30,7 +30,7 @@ class Events:
 
     def __init__(self, folder: Path, total: int = 0) -> None:
         now, process = time.time_ns(), f"{socket.gethostname()}.{os.getpid()}"
-        self._path = folder / f"events.out.tfevents.{now // 10**9:010d}.{process}.{now % 10**9}"
+        self._path = folder / f"events.out.tfevents.{now // 10**9:010d}.{process}.{now % 10**9:09d}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -27,6 +27,15 @@ def test_what_lies_beyond_the_checkpoint_is_hidden(tmp_path):
     assert seen(tmp_path) == {"loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 7.0), (5, 8.0)]}
 
 
+def test_files_that_are_begun_within_one_second_are_read_in_their_order(tmp_path, monkeypatch):
+    for nanoseconds, total, steps in ((99_999_999, 0, range(1, 6)), (123_456_789, 3, range(4, 6))):
+        monkeypatch.setattr("squeeze.events.time.time_ns", lambda now=7 * 10**9 + nanoseconds: now)
+        events = Events(tmp_path, total)
+        for step in steps:
+            events.add({"loss": step + total}, step)
+    assert seen(tmp_path) == {"loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 7.0), (5, 8.0)]}
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="must lie in a folder|must be a folder"):
