@@ -19,7 +19,7 @@ LAYERS = (
     "edits",
     "structure",
     "counting profiling recalibrate onnx_session onnx_graph parity latency export selection masks",
-    "architectures splitting weights checkpoint events progress norms updates training data_task datasets",
+    "architectures splitting weights checkpoint events progress norms updates phase training data_task datasets",
     "passes",
     "artifact report",
     "distill finetune compress testing",

@@ -137,6 +137,19 @@ def test_interrupted_anywhere_and_resumed_is_bit_for_bit_the_same(tmp_path, step
     assert first.steps == steps + 1, "the step in which Ctrl-C came was finished, and none after it"
 
 
+def test_interrupted_after_the_last_update_of_an_epoch_which_has_fewer_batches_it_resumes(tmp_path):
+    whole = learner(accumulate=3)
+    assert len(list(whole.task.train_batches(0))) % 3
+    history = train(whole, whole.task.train_batches, 2, Run(), "toy")
+    last = whole.steps // 2 - 1
+    with pytest.raises(KeyboardInterrupt, match=f"after step {last + 1}"):
+        first = learner(accumulate=3, at={last: interrupt})
+        train(first, first.task.train_batches, 2, Run(tmp_path), "toy")
+    second = learner(net=tiny_net(), accumulate=3)
+    assert train(second, second.task.train_batches, 2, Run(tmp_path, resume=True), "toy") == history
+    assert torch.equal(weights(second), weights(whole))
+
+
 def test_a_second_ctrl_c_does_not_wait_and_writes_no_torn_state(tmp_path):
     def twice():
         interrupt()
