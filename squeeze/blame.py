@@ -10,10 +10,7 @@ import torch
 from torch import nn
 
 _INSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
-
-
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
 
 Place = tuple[CodeType, int]
 """A line of code."""
@@ -28,19 +25,19 @@ def user_place() -> Place | None:
 
 
 def line_at(place: Place | None) -> str:
-    """``file:line in function``."""
+    """``file:line in function``; "" for no place."""
     return "" if place is None else f"{Path(place[0].co_filename).name}:{place[1]} in {place[0].co_name}"
 
 
 def line_of(error: BaseException) -> str:
-    """``file:line in function`` of the innermost frame of a traceback outside torch and this package."""
-    found, trace = "", error.__traceback__
+    """`line_at` of the innermost frame of a traceback outside torch and this package."""
+    place, trace = None, error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         if not code.co_filename.startswith(_INSIDE):
-            found = f"{Path(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
+            place = (code, trace.tb_lineno)
         trace = trace.tb_next
-    return found
+    return line_at(place)
 
 
 def modules_of(error: BaseException) -> list[nn.Module]:

@@ -51,6 +51,9 @@ def kmeans(points: Tensor, clusters: int, restarts: int = 16, seed: int = 0) -> 
         clusters: k, from 1 to N.
         restarts: How often each set is clustered anew; with many clusters less often, as less hangs on the start.
         seed: Of the random numbers; the global generators are left alone.
+
+    Raises:
+        ValueError: There are fewer points than clusters, or no cluster is asked for.
     """
     sets, size, _ = points.shape
     if not 1 <= clusters <= size:

@@ -37,6 +37,7 @@ from squeeze.training import Run
 from squeeze.weights import checksum
 
 _HUGE = 1e9
+"""Outputs beyond this mean that training diverged, even where they are finite."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,7 +138,7 @@ def _splits(train: ImageBatches, test: ImageBatches) -> Splits:
     return (*train.split(), test)
 
 
-def digits(folder: Path | None = None) -> Splits:
+def digits() -> Splits:
     """scikit-learn's 1,797 handwritten digits of 8 × 8, every fifth for testing; needs no file."""
     found = load_digits()
     images = (torch.from_numpy(found.images) * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
@@ -206,7 +206,7 @@ def _own_task(spec: str, build: Callable[[], nn.Module], input_shape: tuple[int,
 
 
 _KINDS: dict[str, Callable[[Path], Splits]] = {
-    "digits": digits,
+    "digits": lambda folder: digits(),
     "cifar10": _cifar(datasets.CIFAR10, CIFAR10),
     "cifar100": _cifar(datasets.CIFAR100, CIFAR100),
     "mnist": _mnist(datasets.MNIST, MNIST),

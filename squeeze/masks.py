@@ -188,9 +188,7 @@ def _parts(structure: Structure, structures: Sequence[Kind]) -> tuple[tuple[Part
         if reason:
             left_out.append((name, reason))
         else:
-            parts.append(
-                Part(kind, index, name, sum(part.size for part in parts[-1:]) + (parts[-1].start if parts else 0), size)
-            )
+            parts.append(Part(kind, index, name, parts[-1].span.stop if parts else 0, size))
 
     if "filters" in structures:
         for i, group in enumerate(structure.groups):

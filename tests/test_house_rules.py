@@ -276,9 +276,12 @@ def test_no_path_of_one_machine_is_in_the_repository() -> None:
 
 TEXT = {".py", ".md", ".toml", ".cfg", ".json", ".j2", ".html", ".css", ".yml", ".yaml", ".txt"}
 NAMED = {"Makefile", "run"}
+DOCUMENTS = sorted(
+    place(path) for folder in ("", "docs/", "benchmarks/", "examples/*/") for path in ROOT.glob(f"{folder}*.md")
+)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_only_targets_and_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -292,7 +295,7 @@ def text_of_code(markdown: str) -> str:
     return "\n".join(re.findall(r"```[a-z]*\n(.*?)```", markdown, re.DOTALL) + re.findall(r"`([^`\n]+)`", markdown))
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_only_commands_that_exist(document: str) -> None:
     from squeeze_cli.main import cli
 

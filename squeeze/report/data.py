@@ -163,7 +163,7 @@ class Histogram:
     """Mask values at the end of a phase, before anything was removed.
 
     Attributes:
-        kind: What the masks scale: "filters", "blocks" or "branches".
+        kind: What the masks scale: "filters", "blocks", "branches" or "inputs".
         zeros: How many are exactly 0; they are not in `counts`.
         edges: Of the bins, ascending; one more than `counts`.
         counts: Masks in each bin.

@@ -1,17 +1,16 @@
 """The pass: train masks against the baseline, decide what goes, fold the rest."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from squeeze.copying import copied
 from squeeze.masks import KINDS, USUAL, Kind, SoftMasks
-from squeeze.passes.base import Found
+from squeeze.passes.base import Found, Loss
 from squeeze.passes.gal.discriminator import Discriminator, Regularizer
 from squeeze.passes.gal.learner import GALLearner
 from squeeze.passes.gal.sensitivity import Sensitivity
@@ -21,7 +20,7 @@ from squeeze.passes.gal.teacher import frozen_baseline
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.selection import Budget, select
 from squeeze.structure.groups import Structure
-from squeeze.task import Batch, Task, device_of
+from squeeze.task import Task, device_of
 from squeeze.training import Run, train, updates_in
 
 
@@ -96,6 +95,9 @@ class GAL:
         _among("regularizer", (self.regularizer,), ("ar", "l1", "l2"))
         _among("init", (self.init,), ("ones", "normal"))
 
+    def _budget(self) -> Budget | None:
+        return None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
+
     def search(self, model: nn.Module, structure: Structure, task: Task, run: Run) -> Found:
         """Train masks on a copy of the model, and decide what goes.
 
@@ -105,7 +107,7 @@ class GAL:
         """
         structure = structure.ignoring(self.ignore)
         masks = SoftMasks(structure, self.structures)
-        budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
+        budget = self._budget()
         generator = copied(model)
         if not masks.parts:
             return Found(generator, (), history={"left_out": [list(pair) for pair in masks.left_out]})
@@ -117,7 +119,7 @@ class GAL:
         removed = learner.steering.removed(learner.reach()) if learner.removed is None else learner.removed
         return self._found(model, learner, structure, removed, epochs)
 
-    def objective(self, model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]) -> AbstractContextManager[Any]:
+    def objective(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
         """The loss unchanged: once removed and folded, nothing of GAL is left to be kept up."""
         return nullcontext(loss)
 
@@ -133,9 +135,8 @@ class GAL:
             with torch.no_grad():
                 masks.values.normal_(generator=torch.Generator().manual_seed(run.seed))
         device = device_of(generator)
-        budget = None if self.lambda_ is not None else Budget(macs=self.macs, params=self.params)
         sensitivity = Sensitivity(len(masks.values), run.seed)
-        steering = Steering(masks, structure, budget, sensitivity, self.round_to)
+        steering = Steering(masks, structure, self._budget(), sensitivity, self.round_to)
         kind = torch.float64 if any(p.dtype is torch.float64 for p in generator.parameters()) else torch.float32
         masks.to(device, kind)
         discriminator = Discriminator(width, run.seed).to(device, kind)
