@@ -104,6 +104,14 @@ def test_imports_point_one_way() -> None:
     assert wrong == []
 
 
+def test_the_contributing_guide_names_every_room() -> None:
+    named = set(re.findall(r"`(?:squeeze/)?([a-z_]+)(?:\.py|/)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    rooms = {
+        path.stem for path in (ROOT / "squeeze").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms - named - {"__init__"} == set()
+
+
 def test_imports_make_no_circle() -> None:
     graph = {module_name(path): imports(path) - {module_name(path)} for path in SOURCES}
     left = dict(graph)
