@@ -18,7 +18,7 @@ from torch import nn
 
 import squeeze
 from benchmarks import cifar, latencies
-from benchmarks.records import circumstances, finished
+from benchmarks.records import circumstances, finished, write_json
 
 METHODS = ("gal", "gal-mixed", "magnitude", "torch-pruning", "magnitude-long", "torch-pruning-long")
 """GAL masks filters, GAL mixed also whole blocks. Those with -long fine-tune for as many epochs as GAL searches and
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{method}: done, see {place}")
             continue
         bench.folder(method).mkdir(parents=True, exist_ok=True)
-        latencies.write_json(place, perform(bench, method))
+        write_json(place, perform(bench, method))
     done = {m: json.loads(bench.result(m).read_text())["recipe"] for m in METHODS if bench.result(m).exists()}
     place = bench.result("latency")
     if place.exists() and set(json.loads(place.read_text())["methods"]) == {"dense", *done}:
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     onnx["dense"], models["dense"] = bench.work / f"{setup.network}.onnx", bench.dense
     squeeze.export_onnx(bench.dense, bench.task.example_inputs, onnx["dense"])
     found = latencies.measured(models, onnx, bench.task.example_inputs, given.latency_threads)
-    latencies.write_json(place, found | {"made": circumstances()})
+    write_json(place, found | {"made": circumstances()})
 
 
 if __name__ == "__main__":

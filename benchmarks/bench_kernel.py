@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 import squeeze
-from benchmarks import latencies
-from benchmarks.records import circumstances
+from benchmarks.records import circumstances, write_json
 
 HERE = Path(__file__).parent
 SHAPES = (
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows.append(measured(channels, size, ratio, threads, given.repeats))
                 ms = {name: quartiles[1] for name, quartiles in rows[-1]["ms"].items()}
                 print(f"{channels} channels, {size}x{size}, N/{ratio}, {threads} thr.: {ms}", flush=True)
-    latencies.write_json(given.results / "kernel.json", {"unit": "ms", "rows": rows, "made": circumstances()})
+    write_json(given.results / "kernel.json", {"unit": "ms", "rows": rows, "made": circumstances()})
 
 
 if __name__ == "__main__":

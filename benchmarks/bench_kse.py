@@ -16,7 +16,7 @@ from torch import nn
 
 import squeeze
 from benchmarks import cifar, latencies
-from benchmarks.records import circumstances, finished
+from benchmarks.records import circumstances, finished, write_json
 
 ROWS: dict[str, dict[str, Any]] = {
     "g4": {"G": 4},
@@ -202,10 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if finished(place, asdict(setup)):
             print(f"{row}: done, see {place}")
             continue
-        latencies.write_json(place, perform(bench, row))
+        write_json(place, perform(bench, row))
         print(f"{row}: {json.loads(place.read_text())['accuracy']}", flush=True)
     if given.latency_threads:
-        latencies.write_json(bench.result("latency"), timed(bench, given.latency_threads))
+        write_json(bench.result("latency"), timed(bench, given.latency_threads))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import torchvision
 from torch import nn
 
 import squeeze
-from benchmarks import latencies
-from benchmarks.bench_gal import circumstances
+from benchmarks.records import circumstances, write_json
 from examples.classifiers.model import resnet56, vgg16
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
@@ -67,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = {name: compared(name, given, Path(folder)) for name in given.networks}
     setup = {key: getattr(given, key) for key in ("G", "T", "threads", "repeats")}
-    latencies.write_json(
-        given.results / "kse-latency.json", {"setup": setup, "networks": rows, "made": circumstances()}
-    )
+    write_json(given.results / "kse-latency.json", {"setup": setup, "networks": rows, "made": circumstances()})
 
 
 if __name__ == "__main__":

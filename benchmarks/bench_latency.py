@@ -15,8 +15,7 @@ import torchvision
 from torch import nn
 
 import squeeze
-from benchmarks import latencies
-from benchmarks.records import circumstances
+from benchmarks.records import circumstances, write_json
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vgg16")
 
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "batch": 1
     }
     name = "-".join(["latency", *(kind for kind in given.structures if kind != "filters")])
-    latencies.write_json(given.results / f"{name}.json", {"setup": setup, "networks": rows, "made": circumstances()})
+    write_json(given.results / f"{name}.json", {"setup": setup, "networks": rows, "made": circumstances()})
 
 
 if __name__ == "__main__":

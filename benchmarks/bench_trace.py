@@ -22,8 +22,7 @@ import torchvision
 from torch import Tensor, nn
 
 import squeeze
-from benchmarks import latencies
-from benchmarks.records import circumstances
+from benchmarks.records import circumstances, write_json
 
 NETWORKS = ("resnet50", "vit_b_16", "swin_t", "densenet201", "efficientnet_b0")
 LINEAR = ("resnet18", "resnet152", "densenet121", "densenet201")
@@ -230,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return one(given)
     rows = measured(given)
     setup = {"threads": given.threads, "repeats": given.repeats, "timeout": given.timeout}
-    latencies.write_json(given.results / "trace.json", {"setup": setup, "networks": rows, "made": circumstances()})
+    write_json(given.results / "trace.json", {"setup": setup, "networks": rows, "made": circumstances()})
     return None
 
 

@@ -1,7 +1,5 @@
 """Latency of several networks in turn, in PyTorch and in ONNX Runtime."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -37,11 +35,3 @@ def measured(models: Mapping[str, nn.Module], onnx: Mapping[str, Path], inputs: 
         )
         rows += [{"method": names[name][0], **asdict(found)} for name, found in times.items()]
     return {"unit": "ms", "methods": list(models), "rows": rows}
-
-
-def write_json(place: Path, content: Mapping[str, Any]) -> None:
-    """The whole file or none."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, place)

@@ -1,6 +1,7 @@
-"""What a result says of itself, and whether one that is there is the one that was asked for."""
+"""Results: what each says of itself, whether one that is there is the one that was asked for, and writing them."""
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,3 +37,11 @@ def finished(place: Path, setup: Mapping[str, Any]) -> dict[str, Any] | None:
             f"{place}: must be of the same setup, got {found['setup']}; delete it, or name other --results."
         )
     return found
+
+
+def write_json(place: Path, content: Mapping[str, Any]) -> None:
+    """The whole file or none."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = place.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, place)
