@@ -78,7 +78,8 @@ class Profile:
 
     def table(self) -> Table:
         """The figures for people."""
-        caption = f"{CONVENTION}. Inputs: {', '.join(map(str, self.inputs)) or 'no tensor'}. "
+        caption = f"{CONVENTION} (but by thop, which counts normalisation). "
+        caption += f"Inputs: {', '.join(map(str, self.inputs)) or 'no tensor'}. "
         caption += f"Peak activation memory: {self.activation_bytes / 2**20:,.2f} MiB."
         if self.paper_macs != self.macs:
             caption += f" By the accounting of the paper: {self.paper_macs:,} MACs."
@@ -86,11 +87,11 @@ class Profile:
             caption += f" NOT counted: {', '.join(self.unknown)}."
         if self.thop_note:
             caption += f" No figures from thop: {self.thop_note}."
-        table = Table(title="Profile", caption=caption, show_footer=True)
+        table = Table(title="Profile", caption=caption, caption_justify="left", show_footer=True)
         table.add_column("layer", footer="total", overflow="fold")
         table.add_column("kind")
         table.add_column("output")
-        totals = {"MACs": self.macs, "parameters": self.params, "bytes": self.bytes, "thop": self.thop_macs}
+        totals = {"MACs": self.macs, "parameters": self.params, "bytes": self.bytes, "MACs by thop": self.thop_macs}
         for title, total in totals.items():
             table.add_column(title, footer=_figure(total), justify="right")
         for layer in self.layers:
