@@ -17,7 +17,7 @@ from squeeze.datasets import load_task
 from squeeze.errors import InputError, quoted
 from squeeze.plan import Plan
 from squeeze.task import Task, check_inputs
-from squeeze.weights import Checkpoint, checksum, load_into, read_weights
+from squeeze.weights import Checkpoint, load_into, read_weights
 
 _MAX_INPUT = 2**24
 """Numbers in one sample, when a file says its shape."""
@@ -32,14 +32,12 @@ class Opened:
         task: Its data, or only its inputs.
         about: "arch", "data" and "input_shape", as far as they are known; the others are None.
         plan: What it was compressed with; an empty one for a dense model.
-        checksum: Of its weights.
     """
 
     model: nn.Module
     task: Task
     about: dict[str, Any]
     plan: Plan
-    checksum: str
 
 
 def open_model(
@@ -78,7 +76,7 @@ def open_model(
     task = task or _inputs_only(path, build, shape, model)
     check_inputs(model, task.example_inputs)
     about = {"arch": known.get("arch") if arch is None else arch, "data": data, "input_shape": _sample(task, shape)}
-    return Opened(model, task, about, plan, checksum(model.state_dict()))
+    return Opened(model, task, about, plan)
 
 
 def _read(path: Path, arch: str | None, trust_pickle: bool) -> tuple[nn.Module, Builder, Plan, Mapping[str, Any]]:

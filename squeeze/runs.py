@@ -17,8 +17,6 @@ from squeeze.latency import compare
 from squeeze.plan import Plan
 from squeeze.report import Stages, render
 
-FILES = ("model.safetensors", "model.onnx", "model.pt2", "plan.json", "report.json", "report.html")
-
 
 def write_run(
     result: Result, folder: Path, about: Mapping[str, Any], command: str = "", earlier: Plan | None = None

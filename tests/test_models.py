@@ -13,7 +13,7 @@ from squeeze.demo import digits_resnet
 from squeeze.errors import ArtifactError, InputError
 from squeeze.models import Opened, open_model
 from squeeze.plan import Plan, Slice, Step
-from squeeze.weights import checksum, write_checkpoint
+from squeeze.weights import write_checkpoint
 from tests.artefacts import Saved, same
 
 NETWORKS = """
@@ -75,7 +75,6 @@ def test_weights_with_an_architecture_and_a_shape() -> None:
     assert isinstance(found, Opened)
     weights = torch.load("weights.pt", weights_only=True)
     assert all(torch.equal(found.model.state_dict()[name], weights[name]) for name in weights)
-    assert found.checksum == checksum(weights)
     assert found.task.example_inputs.shape == (1, 6)
     assert found.task.example_inputs.unique().numel() == 6
     assert (found.plan, found.model.training) == (Plan(), False)
