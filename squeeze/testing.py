@@ -1,6 +1,7 @@
 """The contract of a pass, as checks that anybody's pass can run."""
 
 import dataclasses
+import re
 import warnings
 from contextlib import AbstractContextManager
 
@@ -17,6 +18,8 @@ from squeeze.report.findings import found_by
 from squeeze.structure.trace import trace
 from squeeze.training import Run
 from squeeze.weights import checksum
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class _Net(nn.Module):
@@ -52,7 +55,10 @@ def check_pass(chosen: Pass) -> None:
     _require(isinstance(chosen, Pass), "has the attribute name and the methods search and objective")
     _require(dataclasses.is_dataclass(chosen) and not isinstance(chosen, type), "is an instance of a dataclass")
     _require(type(chosen).__dataclass_params__.frozen, "is frozen: settings do not change")  # type: ignore[attr-defined]
-    _require(isinstance(chosen.name, str) and chosen.name.isidentifier(), "has a name that can be typed")
+    _require(
+        isinstance(chosen.name, str) and _NAME.fullmatch(chosen.name) is not None,
+        "has a name of letters, digits, hyphens and underscores, by which files and folders can go",
+    )
     with randomness_kept():
         seed_all(0)
         model = _Net().eval()

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from squeeze import GAL, KSE, Found, Magnitude, Pass
+from squeeze.architectures import load_callable
 from squeeze.testing import check_pass
 
 
@@ -77,6 +79,23 @@ def finds_what_no_report_shows(model: Any, found: Found) -> Found:
 def test_what_is_wrong_is_named(spoil: Any, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         check_pass(Spoiled(spoil))
+
+
+@pytest.mark.parametrize("name", ["", "two words", "../up", "-v", "a/b"])
+def test_a_name_must_do_for_files_and_on_the_command_line(name: str) -> None:
+    named: Any = dataclass(frozen=True)(type("Named", (Spoiled,), {"name": name, "__annotations__": {}}))
+    with pytest.raises(AssertionError, match="a name of letters"):
+        check_pass(named(leaves_it))
+
+
+def leaves_it(model: Any, found: Found) -> Found:
+    return found
+
+
+def test_the_example_of_the_contributing_guide_is_a_pass(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (tmp_path / "first_half.py").write_text(guide.split("```python\n", 1)[1].split("```", 1)[0])
+    check_pass(load_callable(f"{tmp_path / 'first_half.py'}:FirstHalf")())
 
 
 def test_a_class_is_not_a_pass() -> None:
