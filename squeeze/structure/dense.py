@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from squeeze.copying import copied
+from squeeze.copying import Holders, copied, sharing
 from squeeze.structure.decisions import same_decided
 from squeeze.structure.precision import Widened, widened
 from squeeze.structure.quiet import quietly
@@ -31,6 +31,7 @@ class Dense:
         watch: Is told what is tried.
         proof: Smaller inputs on which outputs are compared, and the shapes of the outputs there; None for the
             example's own.
+        long: A run takes long.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Dense:
         shapes: Shapes,
         watch: Watch,
         proof: tuple[Inputs, Shapes] | None = None,
+        long: bool = False,
     ) -> None:
         self.model = model
+        self.long = long
         self.watch = watch
         self.reduced = proof is not None
         self.inputs: Inputs
@@ -64,6 +67,28 @@ class Dense:
         except Exception:  # noqa: BLE001 - whatever the user's code raises, it wants the example's own
             return self
         return quick
+
+    @cached_property
+    def numberless(self) -> "Dense":
+        """The model and its inputs without numbers, if it runs so, and if even the quick one takes long.
+
+        As the quick one, for finding what is to blame; what it cannot say, or lets pass, is tried again with numbers.
+        """
+        if not self.long or self.quick is not self:
+            return self.quick
+        model, inputs = sharing(self.model), pytree.tree_map_only(Tensor, _without_numbers, self.inputs)
+        holders = Holders(model)
+        for tensor in dict.fromkeys([*model.parameters(), *model.buffers()]):
+            bare = _without_numbers(tensor)
+            holders.replace(
+                tensor, nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+            )
+        found = Dense(model, inputs, (), self.watch)
+        try:
+            found.shapes = shapes_of(found.outputs)
+        except Exception:  # noqa: BLE001 - whatever the user's code raises, it wants numbers
+            return self
+        return found if found.shapes == self.shapes else self
 
     def run(self, model: nn.Module) -> list[Tensor]:
         """The outputs of a model, this one or a smaller one."""
@@ -132,3 +157,7 @@ class Dense:
         """Of the outputs in training mode."""
         outputs = self.train(self.model)
         return None if outputs is None else shapes_of(outputs)
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta", requires_grad=False)

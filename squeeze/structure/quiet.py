@@ -28,7 +28,7 @@ def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
         torch.backends.mkldnn.set_flags(mkldnn)
         with torch.no_grad():
             for buffer, before in buffers:
-                if buffer.shape != before.shape or not torch.equal(buffer, before):
+                if not buffer.is_meta and (buffer.shape != before.shape or not torch.equal(buffer, before)):
                     buffer.copy_(before)
         for values, kept in held:
             for name in values.keys() - kept.keys():

@@ -67,15 +67,18 @@ class _Attempts:
         structure, nothing = self._structure, self._structure.nothing()
         groups = [replace(g, sizes=sizes) if i == self._number else g for i, g in enumerate(structure.groups)]
         units = tuple(self._gone if i == self._number else none for i, none in enumerate(nothing.units))
-        choice, smaller = replace(nothing, units=units), sharing(self._dense.model)
-        names = {module: name for name, module in smaller.named_modules()}
-        with _Count() as count:
+        choice = replace(nothing, units=units)
+        edits, outputs = replace(structure, groups=tuple(groups)).edits(choice), list[Tensor]()
+        for dense in dict.fromkeys((self._dense.numberless, self._dense)):  # what crashes at once need not be computed
+            smaller, found = sharing(dense.model), _Count()
+            names = {module: name for name, module in smaller.named_modules()}
             try:
-                outputs = self._dense.run(carry_out(smaller, replace(structure, groups=tuple(groups)).edits(choice)))
+                with found:
+                    outputs = dense.run(carry_out(smaller, edits))
             except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the finding
                 working = (names[module] for module in modules_of(error) if module in names)
-                return _Outcome(False, count.ops, tuple(working))
-        return _Outcome(self._right(choice, smaller, outputs), count.ops)
+                return _Outcome(False, found.ops, tuple(working))
+        return _Outcome(self._right(choice, smaller, outputs), found.ops)
 
     def _right(self, choice: Choice, smaller: nn.Module, outputs: Sequence[Tensor]) -> bool:
         """It computes what the masked model does; where a mask is not a removal, units can change places."""
@@ -208,7 +211,8 @@ def _further(
         if names is working:
             yield [(size,) for size in sizes]
             yield _rows(sizes, lambda size: size.module)
-            yield list(itertools.combinations(sizes, 2))
+            inner = next((left[name] for name in names if left.get(name)), [])
+            yield list(itertools.combinations(inner, 2))
 
 
 def _near(group: Group) -> list[str]:

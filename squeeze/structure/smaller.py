@@ -17,7 +17,7 @@ from squeeze.task import Inputs, tensors_of
 
 _SMALL, _STEP = 64, 32
 """Positions along a dimension that stay at least, and what their number stays a multiple of."""
-_WORTH = 10**10
+LONG = 10**10
 """Multiply-accumulates of a run from which another, shorter one saves more than it costs."""
 
 
@@ -35,7 +35,7 @@ def smaller(model: nn.Module, inputs: Inputs, tape: Tape, watch: Watch) -> tuple
     Returns:
         None if there are none.
     """
-    if sum(call.macs or 0 for call in tape.calls) < _WORTH or (reduced := fewer(inputs)) is None:
+    if sum(call.macs or 0 for call in tape.calls) < LONG or (reduced := fewer(inputs)) is None:
         return None
     try:
         other = recorded(model, reduced, watch, like=tape)

@@ -17,7 +17,7 @@ from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
 from squeeze.structure.reference import stirred
 from squeeze.structure.run import Record, labelled
-from squeeze.structure.smaller import shapes_of, smaller, twice
+from squeeze.structure.smaller import LONG, shapes_of, smaller, twice
 from squeeze.structure.tape import Tape, recorded
 from squeeze.structure.trial import Trial
 from squeeze.structure.watch import Tell, Watch
@@ -54,7 +54,8 @@ def trace(
     shapes = shapes_of(tapes[0].results)
     proof = smaller(model, example_inputs, tapes[0], watch)
     watch.step("a copy of the model")
-    dense = Dense(stirred(model), example_inputs, shapes, watch, proof)
+    long = sum(call.macs or 0 for call in tapes[0].calls) > LONG
+    dense = Dense(stirred(model), example_inputs, shapes, watch, proof, long)
     for _ in range(_ROUNDS):
         record = _labelled(tapes, known)
         coupling = known.sized(couple(record, model, known.pins))
@@ -67,7 +68,7 @@ def trace(
         if trial.fits():
             whole = _with_bodies(structure, record, coupling, model)
             return _without(whole, trial.bodies(whole))
-        dense = Dense(dense.model, example_inputs, shapes, watch)
+        dense = Dense(dense.model, example_inputs, shapes, watch, long=long)
     raise TraceError(
         f"trace: {type(model).__name__} must behave in the same way in every run, got other failures in each of "
         f"{_ROUNDS} trials; make its forward deterministic in eval mode."

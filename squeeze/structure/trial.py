@@ -173,7 +173,7 @@ class Trial:
 
     def _crashes(self, numbers: Sequence[int]) -> str:
         """What `_breaks` says, as far as it can be found out quickly: from shapes alone, and few positions."""
-        return self._unless_known(numbers, self.dense.quick, self._crashing)
+        return self._unless_known(numbers, self.dense.numberless, self._crashing)
 
     def _unless_known(self, numbers: Sequence[int], dense: Dense, trouble: Callable[[Sequence[int]], str]) -> str:
         """What went well with the same groups in a round before is not tried again on the way."""
@@ -188,7 +188,7 @@ class Trial:
 
     def _crashing(self, numbers: Sequence[int]) -> str:
         self._say([self.structure.groups[number].name for number in numbers])
-        return self._tried(self._stage.choice(numbers), self.dense.quick, carry_out_shapes).broken
+        return self._tried(self._stage.choice(numbers), self.dense.numberless, carry_out_shapes).broken
 
     def _breaking(self, numbers: Sequence[int]) -> str:
         cut = self._cut(numbers)

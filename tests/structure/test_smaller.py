@@ -16,7 +16,7 @@ X = torch.randn(3, 3, 128, 96, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small networks count as large ones."""
-    monkeypatch.setattr(module, "_WORTH", 0)
+    monkeypatch.setattr(module, "LONG", 0)
 
 
 class Net(nn.Module):
@@ -87,14 +87,14 @@ def test_none_where_anything_else_differs(kind: type[nn.Module]) -> None:
 
 
 def test_none_where_it_would_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WORTH", 10**9)
+    monkeypatch.setattr(module, "LONG", 10**9)
     assert found(Net()) is None
 
 
 @pytest.mark.parametrize("kind", [Net, Split])
 def test_a_trace_finds_the_same_as_on_whole_inputs(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     by_smaller = trace(kind(), X)
-    monkeypatch.setattr(module, "_WORTH", 10**9)
+    monkeypatch.setattr(module, "LONG", 10**9)
     whole = trace(kind(), X)
     assert [(g.name, g.size) for g in by_smaller.groups] == [(g.name, g.size) for g in whole.groups] != []
     assert by_smaller.cost() == whole.cost()
@@ -102,7 +102,7 @@ def test_a_trace_finds_the_same_as_on_whole_inputs(kind: type[nn.Module], monkey
 
 @pytest.mark.parametrize("worth", [0, 10**9])
 def test_a_size_that_shows_on_whole_inputs_only_is_found(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WORTH", worth)
+    monkeypatch.setattr(module, "LONG", worth)
     structure = trace(Written(), X)
     assert structure.groups == ()
     assert {pin.tensor for pin in structure.pinned} >= {"first.weight"}
@@ -110,7 +110,7 @@ def test_a_size_that_shows_on_whole_inputs_only_is_found(worth: int, monkeypatch
 
 @pytest.mark.parametrize("kind", [Longer, Net])
 def test_culprits_are_looked_for_on_fewer_positions(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WORTH", 10**9)
+    monkeypatch.setattr(module, "LONG", 10**9)
     heights: list[int] = []
     net = nn.Sequential(kind(), Fixed())
     net[0].register_forward_pre_hook(lambda _, args: heights.append(args[0].shape[-2]))
