@@ -119,7 +119,7 @@ def _pickled(message: str) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return "it asks for far more memory than its size"
-    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # behind torch's advice to run what is in the file
     lines = [found.group(1)] if found else str(error).strip().splitlines()
     return quoted(lines[0], 120) if lines else type(error).__name__
 

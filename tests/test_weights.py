@@ -130,6 +130,12 @@ def test_places_that_hold_no_file(tmp_path: Path) -> None:
     check_refused(tmp_path / "nowhere.pt", "no such file")
 
 
+def test_another_kind_of_file_is_refused_without_torchs_advice(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(InputError, match=r"a damaged or other one \(Unsupported operand 8\); take a good copy"):
+        read_weights(tmp_path / "net.onnx")
+
+
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.randn(4)}, tmp_path / "a.pt")
     torch.save({"w": torch.randn(4)}, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
