@@ -81,6 +81,8 @@ def open_model(
 
 def _read(path: Path, arch: str | None, trust_pickle: bool) -> tuple[nn.Module, Builder, Plan, Mapping[str, Any]]:
     """The model, what builds its dense form, its plan, and what the file says of itself."""
+    if (path / "model.safetensors").is_file():
+        raise InputError(f"{path}: must be a file, got the folder of a run; name {path / 'model.safetensors'}.")
     if is_artifact(path):
         found = read(path)
         build = builder(arch) if arch is not None else named_builder(found)

@@ -70,6 +70,12 @@ def ran() -> bool:
     return Path("ran").exists()
 
 
+def test_the_folder_of_a_run_is_answered_with_the_file_in_it() -> None:
+    Path("run").mkdir()
+    Path("run/model.safetensors").touch()
+    check_refused("run", words=("folder of a run", "name run/model.safetensors"))
+
+
 def test_weights_with_an_architecture_and_a_shape() -> None:
     found = open_model("weights.pt", "networks.py:net", input_shape=(6,))
     assert isinstance(found, Opened)
