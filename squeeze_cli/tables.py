@@ -77,7 +77,8 @@ def structure_tables(structure: Structure) -> list[RenderableType]:
     )
     tables.append(
         f"{_many(units, 'unit')} in {_many(len(structure.groups), 'group')}, {_many(len(structure.blocks), 'block')} "
-        f"and {_many(len(structure.branches), 'branch', 'es')} can go; one unit of each group stays.\n"
+        f"and {_many(len(structure.branches), 'branch', 'es')} can go"
+        f"{'; one unit of each group stays' if structure.groups else ''}.\n"
         f"{_inputs_line(structure)}"
         f"Dense: {dense}; the smallest that cutting units can make: {least}.\n{CONVENTION}."
     )

@@ -112,6 +112,12 @@ def test_inspect_shows_tables_without_what_is_ignored(squeeze: Command) -> None:
     assert "ignored by name" in result.stdout
 
 
+def test_inspect_of_what_has_nothing_to_remove(squeeze: Command, folder: Path) -> None:
+    torch.save(networks.rigid().state_dict(), folder / "rigid.pt")
+    result = squeeze("inspect", "rigid.pt", "--arch", "networks.py:rigid", "--input-shape", "1,8,8")
+    assert "\n0 units in 0 groups, 0 blocks and 0 branches can go.\n" in result.stdout
+
+
 def test_brackets_are_shown_and_not_obeyed(squeeze: Command) -> None:
     result = squeeze("prune", *SMALL, "--method", "magnitude", "--ignore", "[/a-z]*", "--ignore", "[bold]", "--dry-run")
     assert result.exit_code == 0, result.stderr
