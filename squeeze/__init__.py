@@ -26,11 +26,13 @@ from squeeze.latency import latency as latency
 from squeeze.latency import ways as ways
 from squeeze.passes.base import Found as Found
 from squeeze.passes.base import Pass as Pass
+from squeeze.passes.decouple import Decouple as Decouple
 from squeeze.passes.gal import GAL as GAL
 from squeeze.passes.kse import KSE as KSE
 from squeeze.passes.magnitude import Magnitude as Magnitude
 from squeeze.plan import Cluster as Cluster
 from squeeze.plan import Drop as Drop
+from squeeze.plan import Gate as Gate
 from squeeze.plan import Plan as Plan
 from squeeze.plan import Resize as Resize
 from squeeze.plan import Select as Select

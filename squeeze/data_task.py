@@ -78,6 +78,11 @@ class DataTask:
             return functional.mse_loss(output, labels)
         return functional.cross_entropy(output, labels)
 
+    def labels(self, batch: Batch) -> Tensor | None:
+        """(N,) the class of each sample; None where labels are no such thing."""
+        labels = split_batch(batch)[1]
+        return None if labels is None or labels.is_floating_point() or labels.dim() != 1 else labels.long()
+
     def features(self, model: nn.Module, batch: Batch) -> Tensor:
         """(N, D): the model's first output, flattened.
 

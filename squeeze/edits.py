@@ -11,7 +11,8 @@ from squeeze.attributes import Shapes, bring_up_to_date, shapes_of
 from squeeze.copying import Holders, copied, layout
 from squeeze.errors import InputError, PlanError, quoted
 from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed, Selecting, reading_dim, selecting
-from squeeze.plan import Cluster, Drop, Edit, Resize, Select, Slice
+from squeeze.gating import put_gate
+from squeeze.plan import Cluster, Drop, Edit, Gate, Resize, Select, Slice
 
 Cutter = Callable[[Tensor, Slice], Tensor]
 
@@ -69,6 +70,10 @@ def carry_out(model: nn.Module, edits: Iterable[Edit], cut: Cutter = _kept) -> n
             _resize(model, edit)
         elif isinstance(edit, Select):
             _select(model, edit, before)
+        elif isinstance(edit, Gate):
+            for module in model.modules():
+                _bring_up_to_date(module, before)
+            put_gate(model, edit)
         else:
             _cluster(model, edit, before)
     for module in model.modules():

@@ -17,6 +17,9 @@ SCHEMA = 1
 _MOST_PARTS = 1024
 """Values that a module returns, at most: each is made whenever the rewritten model runs."""
 
+_WIDEST = 2**16
+"""Of a gate's bottleneck, at most."""
+
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of indices, ascending and disjoint."""
 
@@ -136,7 +139,33 @@ class Resize:
     left: int
 
 
-Edit = Slice | Select | Drop | Cluster | Resize
+Pairs = tuple[tuple[str, str], ...]
+"""Dotted names of convolutions, each with that of the batch norm behind it, or ""."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Let a convolution compute, for each input anew, only some of its filters.
+
+    Attributes:
+        module: Dotted name of the convolution.
+        norm: Of the batch norm behind it, which moves into it; "" for none.
+        hidden: Width of the bottleneck that decides.
+        relu: A ReLU follows.
+        follows: Depthwise convolutions behind it, whose channels are on and off with its filters.
+        reads: All convolutions that read what comes of it, and need not read what is off; may be empty.
+    """
+
+    kind: ClassVar[str] = "gate"
+    module: str
+    norm: str
+    hidden: int
+    relu: bool = False
+    follows: Pairs = ()
+    reads: Pairs = ()
+
+
+Edit = Slice | Select | Drop | Cluster | Resize | Gate
 
 
 @dataclass(frozen=True)
@@ -234,10 +263,24 @@ def _edit(data: Any) -> Edit:
         if not 1 <= left <= size:
             raise PlanError(f"plan: left must be from 1 to {size}, got {left}; the plan was altered.")
         return Resize(_text(data.get("module"), "module"), _text(data.get("attribute"), "attribute"), size, left)
+    if kind == "gate":
+        relu = data.get("relu", False)
+        if not isinstance(relu, bool):
+            raise PlanError(f"plan: relu must be true or false, got {_quoted(relu)}; the plan was altered.")
+        names = _text(data.get("module"), "module"), _text(data.get("norm"), "norm")
+        pairs = _pairs(data.get("follows", []), "follows"), _pairs(data.get("reads", []), "reads")
+        return Gate(*names, _count(data.get("hidden"), "hidden", _WIDEST), relu, *pairs)
     raise PlanError(
-        f"plan: an edit's kind must be 'slice', 'select', 'drop', 'cluster' or 'resize', got {_quoted(kind)}; update "
-        "squeeze, or check the file."
+        "plan: an edit's kind must be 'slice', 'select', 'drop', 'cluster', 'resize' or 'gate', got "
+        f"{_quoted(kind)}; update squeeze, or check the file."
     )
+
+
+def _pairs(value: Any, what: str) -> Pairs:
+    pairs = [tuple(_text(name, what) for name in _sequence(pair, what)) for pair in _sequence(value, what)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise PlanError(f"plan: {what} must be pairs of names, got others; the plan was altered.")
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:

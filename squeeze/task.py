@@ -56,6 +56,14 @@ class Task(Protocol):
         """Metrics on held-out training data or on the test set; empty if there is none."""
 
 
+@runtime_checkable
+class HasLabels(Protocol):
+    """A task that knows the class of each sample; what asks for classes takes the model's word where it is not one."""
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """(N,) int64 classes, each below the number of features; None if the data has none."""
+
+
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Run a model on example inputs: ``model(x)``, ``model(*tuple)`` or ``model(**dict)``."""
     if isinstance(inputs, dict):

@@ -8,6 +8,13 @@ from squeeze.nn.clustered import distinct_kernels as distinct_kernels
 from squeeze.nn.duties import CountsMacs as CountsMacs
 from squeeze.nn.duties import HasWays as HasWays
 from squeeze.nn.duties import in_onnx_form as in_onnx_form
+from squeeze.nn.gated import FollowingConv2d as FollowingConv2d
+from squeeze.nn.gated import GatedConv2d as GatedConv2d
+from squeeze.nn.gated import ReadingConv2d as ReadingConv2d
+from squeeze.nn.gates import Signal as Signal
+from squeeze.nn.gates import computing as computing
+from squeeze.nn.gates import observing as observing
+from squeeze.nn.gates import settled as settled
 from squeeze.nn.selecting import Selecting as Selecting
 from squeeze.nn.selecting import reading_dim as reading_dim
 from squeeze.nn.selecting import selecting as selecting

@@ -12,7 +12,7 @@ import numpy as np
 from squeeze.errors import PlanError
 from squeeze.plan import Drop, Edit, Resize, Select, Slice
 from squeeze.structure.cost import Cost, CostModel
-from squeeze.structure.parts import Block, Branch, Choice, Edge, Group, Pin
+from squeeze.structure.parts import Block, Branch, Choice, Edge, Gateable, Group, Pin
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class Structure:
     edges: tuple[Edge, ...]
     pinned: tuple[Pin, ...]
     costs: CostModel = field(repr=False)
+    gateable: tuple[Gateable, ...] = ()
 
     @property
     def removable(self) -> bool:
@@ -164,7 +165,9 @@ class Structure:
             if not any(matches(n, patterns) for n in (*self.owned(b), *(a.tensor for a in b.reads)))
         )
         edges = tuple(replace(e, module="") if matches(e.tensor, patterns) else e for e in self.edges)
-        return replace(self, groups=tuple(groups), blocks=blocks, branches=branches, edges=edges, pinned=tuple(pins))
+        gated = tuple(site for site in self.gateable if not matches(f"{site.conv}.weight", patterns))
+        kept = replace(self, groups=tuple(groups), blocks=blocks, branches=branches, edges=edges, gateable=gated)
+        return replace(kept, pinned=tuple(pins))
 
     def kept(self, choice: Choice) -> dict[tuple[str, int], np.ndarray]:
         """For every (tensor, dim) that a choice touches: True where an index stays."""

@@ -141,6 +141,28 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Gateable:
+    """A convolution of which some filters need not be computed for some inputs.
+
+    Attributes:
+        conv: Dotted name of the convolution.
+        norm: Of the batch norm that its output goes into, and nothing else does; "" for none.
+        relu: A ReLU is all that reads what these give.
+        follows: Depthwise convolutions behind it, each with its batch norm: what is off here is off there.
+        reads: All convolutions that read what comes of it, each with its batch norm: they need not read what is off.
+            Empty if something else reads it.
+        stem: It reads the model's input.
+    """
+
+    conv: str
+    norm: str
+    relu: bool
+    follows: tuple[tuple[str, str], ...]
+    reads: tuple[tuple[str, str], ...]
+    stem: bool
+
+
+@dataclass(frozen=True)
 class Pin:
     """What stays, and why.
 

@@ -13,6 +13,7 @@ from squeeze.structure.bodies import Graph, blocks, branches
 from squeeze.structure.couple import Coupling, cost_model, couple
 from squeeze.structure.dense import Dense
 from squeeze.structure.edges import edges
+from squeeze.structure.gating import gateable
 from squeeze.structure.groups import Structure
 from squeeze.structure.known import Known
 from squeeze.structure.reference import stirred
@@ -104,7 +105,8 @@ def _structure(record: Record, coupling: Coupling, model: nn.Module) -> Structur
 
 def _with_bodies(structure: Structure, record: Record, coupling: Coupling, model: nn.Module) -> Structure:
     graph = Graph(record, model)
-    return replace(structure, blocks=blocks(graph), branches=branches(graph, coupling))
+    gated = gateable(graph, model)
+    return replace(structure, blocks=blocks(graph), branches=branches(graph, coupling), gateable=gated)
 
 
 def _without(structure: Structure, refused: set[str]) -> Structure:

@@ -1,0 +1,204 @@
+"""Convolutions that compute, for each input anew, only the filters that a gate leaves on."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from squeeze.errors import InputError
+from squeeze.nn.folding import Folded
+from squeeze.nn.gates import Controller, Sent, Signal, Wire, asked_for, binarised, observed, tell
+from squeeze.nn.speeds import Speeds
+
+
+class _Convolving(nn.Module):
+    """A convolution, the batch norm behind it, and the wires to what lies before and behind.
+
+    Attributes:
+        conv: The convolution.
+        norm: The batch norm that its output goes into, and nothing else does; None for none.
+        source: From the gated convolution that made its input, if all of that is gated.
+        sink: To those who read its output, if all of them know what to do with fewer channels.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+        self.source: Wire | None = None
+        self.sink: Wire | None = None
+        self._folded = Folded()
+
+    def _sent(self, x: Tensor) -> Sent | None:
+        """What came with the input."""
+        sent = None if self.source is None else self.source.received()
+        if sent is not None and sent.present is not None and not torch.compiler.is_exporting():
+            if x.shape[1] != len(sent.present):
+                raise InputError(
+                    f"{type(self).__name__}: must read what the gated convolution before it made ({len(sent.present)} "
+                    f"channels), got {x.shape[1]} channels; run the whole model."
+                )
+        return sent
+
+    def _plain(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """All filters, by the modules as they are."""
+        y = self.conv(x) if present is None else self._convolved(x, self.conv.weight, self.conv.bias, None, present)
+        return y if self.norm is None else self.norm(y)
+
+    def _filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
+        """Some filters of some channels, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
+        return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
+
+    def _convolved(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, present: Tensor | None
+    ) -> Tensor:
+        conv, groups, padding = self.conv, self.conv.groups, self.conv.padding
+        if rows is not None:
+            weight, bias = weight.index_select(0, rows), None if bias is None else bias.index_select(0, rows)
+            groups = 1 if groups == 1 else weight.shape[0]
+        if present is not None and conv.groups == 1:
+            weight = weight.index_select(1, present)
+        if conv.padding_mode != "zeros":
+            x, padding = functional.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), (0, 0)
+        return functional.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
+
+
+class GatedConv2d(_Convolving):
+    """A convolution with a gate for each filter (Li et al., ECCV 2020): y = z ⊙ norm(conv(x)), z from x.
+
+    In training, with gradients, and wherever `computing("masked")` says so, all filters are computed, and multiplied by
+    the code. In eval mode without gradients, those that are off need not be computed; if `sink` is there, the output
+    then holds those channels only that are on for some sample. What is faster is measured, in the first call of a
+    shape, for this one convolution. A code without any filter is allowed: all of the output is 0.
+
+    Args:
+        conv: In one group; kept.
+        norm: The batch norm behind it; kept.
+        hidden: Width of the controller's bottleneck.
+        relu: A ReLU follows, and nothing else reads the output: responses are means of what it lets through.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, hidden: int, relu: bool = False) -> None:
+        super().__init__(conv, norm)
+        self.gate = Controller(conv.in_channels, conv.out_channels, hidden).to(conv.weight.device, conv.weight.dtype)
+        self.relu = relu
+        self._speeds = Speeds()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, H', W'); with fewer channels where `sink` is there."""
+        sent = self._sent(x)
+        present = None if sent is None else sent.present
+        logits = self.gate(x, present)
+        code = binarised(logits, self.training)
+        exporting = torch.compiler.is_exporting()
+        learning = self.training or (torch.is_grad_enabled() and not exporting)
+        if learning or asked_for() == "masked":
+            return self._masked(self._plain(x, present), logits, code)
+        if observed():
+            tell(self, Signal(logits, code))
+        if exporting or asked_for() == "conditional" or is_in_torch_dispatch_mode():
+            return self._narrow(x, code, present)
+        return self._fastest(x, code, sent)
+
+    def _masked(self, y: Tensor, logits: Tensor, code: Tensor) -> Tensor:
+        """All filters (B, N, H', W'), multiplied by the code."""
+        if observed():
+            tell(self, Signal(logits, code, (y.relu() if self.relu else y).mean((2, 3)) if self.training else None))
+        if self.sink is not None:
+            self.sink.send(Sent(code, None, exact=False))
+        return y * _over_positions(code)
+
+    def _narrow(self, x: Tensor, code: Tensor, present: Tensor | None) -> Tensor:
+        """Only filters that are on for some sample."""
+        rows, exact = _on(code)
+        y = self._filters(x, rows, present)
+        if not exact:
+            y = y * _over_positions(code.index_select(1, rows))
+        if self.sink is not None:
+            self.sink.send(Sent(code, rows, exact))
+            return y
+        return _scattered(y, rows, code)
+
+    def _fastest(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
+        present = None if sent is None else sent.present
+        speed = self._speeds.of(x, len(code), present, partial(self._timed, present))
+        share = float(code.amax(0).mean()) if len(code) > 1 else float(code.mean())
+        if speed.some(share) < speed.all:
+            return self._narrow(x, code, present)
+        if self.sink is not None:
+            self.sink.send(Sent(code, None, exact=False))
+        return self._filters(x, None, present) * _over_positions(code)
+
+    def _timed(self, present: Tensor | None, x: Tensor, share: float) -> Callable[[], Tensor]:
+        """What is timed: so many of the filters, or all of them and a multiplication."""
+        code = x.new_zeros(len(x), self.conv.out_channels)
+        code[:, : round(share * code.shape[1])] = 1
+        if share == 1:
+            return lambda: self._filters(x, None, present) * _over_positions(code)
+        return lambda: _scattered(self._filters(x, _on(code)[0], present), _on(code)[0], code)
+
+    def way(self, x: Tensor) -> str:
+        """How an input like this one is computed in eval mode: from which share of the filters on all are computed."""
+        sent = self._sent(x)
+        present = None if sent is None else sent.present
+        with torch.no_grad():
+            limit = self._speeds.of(x, len(x), present, partial(self._timed, present)).limit
+        if limit <= 0:
+            return "dense: measured to be faster"
+        return "conditional" if limit >= 1 else f"conditional up to {limit:.0%} of the filters"
+
+    def extra_repr(self) -> str:
+        """What becomes of the output."""
+        return "narrow output" if self.sink is not None else ""
+
+
+class ReadingConv2d(_Convolving):
+    """A convolution without a gate that reads a gated tensor: with fewer columns where fewer channels come."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, H, W) to (B, N, H', W')."""
+        sent = self._sent(x)
+        present = None if sent is None else sent.present
+        return self._plain(x) if present is None else self._filters(x, None, present)
+
+
+class FollowingConv2d(_Convolving):
+    """A depthwise convolution that a gated one is followed by: the channels that are off there are off here, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, H, W) to (B, c, H', W')."""
+        sent = self._sent(x)
+        if sent is None:
+            raise InputError("FollowingConv2d: must run after the gated convolution before it; run the whole model.")
+        if self.sink is not None:
+            self.sink.send(sent)
+        if sent.present is None:
+            return self._plain(x) * _over_positions(sent.code)
+        y = self._filters(x, sent.present, None)
+        return y if sent.exact else y * _over_positions(sent.code.index_select(1, sent.present))
+
+
+def _over_positions(code: Tensor) -> Tensor:
+    return code[:, :, None, None]
+
+
+def _on(code: Tensor) -> tuple[Tensor, bool]:
+    """(n,) the filters that are on for some sample, one at least; and whether exactly these are on for all."""
+    used = code.amax(0)
+    if torch.compiler.is_exporting():
+        return torch.where(used >= used.max())[0], False  # all of them if none is on
+    rows = used.nonzero().flatten()
+    return (rows, len(code) == 1) if len(rows) else (rows.new_zeros(1), False)
+
+
+def _scattered(y: Tensor, rows: Tensor, code: Tensor) -> Tensor:
+    """(B, n, H, W) to (B, N, H, W), 0 where a filter is off."""
+    batch, size = len(y), code.shape[1]
+    if not torch.compiler.is_exporting():
+        return y.new_zeros(batch, size, *y.shape[2:]).index_copy_(1, rows, y)
+    # A gather runs faster in ONNX Runtime than a scatter.
+    places = torch.full((size,), rows.shape[0], device=rows.device).scatter(0, rows, torch.arange(rows.shape[0]))
+    return torch.cat((y, y.new_zeros(batch, 1, *y.shape[2:])), 1).index_select(1, places)

@@ -1,0 +1,49 @@
+"""What the codes should tell of: the class of the input, or what the baseline takes it for."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from squeeze.errors import InputError
+from squeeze.task import Batch, HasLabels, Task, device_of
+
+
+class Attribute:
+    """The attribute a of each sample.
+
+    Args:
+        task: May know labels.
+        baseline: Frozen, in eval mode; its largest feature is the label where there is none.
+        batches: Some data.
+
+    Attributes:
+        classes: How many values it has.
+        labelled: It is the label.
+
+    Raises:
+        InputError: There is no data.
+    """
+
+    def __init__(self, task: Task, baseline: nn.Module, batches: Iterable[Batch]) -> None:
+        self._task, self._baseline = task, baseline
+        first = next(islice(batches, 1), None)
+        if first is None:
+            raise InputError("Decouple: needs data to learn its gates from, got none; pass data=....")
+        batch = send_to_device(first, device_of(baseline))
+        self.labelled = self._labels(batch) is not None
+        self.classes = max(2, self._features(batch).shape[1])
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B,) int64."""
+        labels = self._labels(batch) if self.labelled else None
+        return self._features(batch).argmax(1) if labels is None else labels
+
+    def _features(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self._task.features(self._baseline, batch)
+
+    def _labels(self, batch: Batch) -> Tensor | None:
+        return self._task.labels(batch) if isinstance(self._task, HasLabels) else None

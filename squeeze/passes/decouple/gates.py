@@ -1,0 +1,83 @@
+"""Which convolutions get a gate, and the proof that skipping what is off changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from squeeze.copying import copied
+from squeeze.edits import rewrite
+from squeeze.nn import GatedConv2d, computing
+from squeeze.plan import Gate
+from squeeze.structure.groups import Structure, matches
+from squeeze.structure.reference import TOLERANCE, agree
+from squeeze.task import Inputs, call, tensors_of
+
+if TYPE_CHECKING:
+    from squeeze.passes.decouple.search import Decouple
+
+
+def gates_of(
+    settings: "Decouple", model: nn.Module, structure: Structure, example: Inputs
+) -> tuple[tuple[Gate, ...], list[tuple[str, str]]]:
+    """A gate for each convolution that gains from one; and names and reasons of those that have none."""
+    macs: dict[str, int] = {}
+    for op in structure.costs.ops:
+        macs[op.name] = macs.get(op.name, 0) + op.macs
+    gates, left_out = [], []
+    for site in structure.gateable:
+        conv = model.get_submodule(site.conv)
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        hidden = max(1, conv.in_channels // settings.reduction)
+        if site.stem and not settings.stem:
+            left_out.append((site.conv, "reads the model's input"))
+        elif settings.layers and not matches(f"{site.conv}.weight", settings.layers):
+            left_out.append((site.conv, "not among the layers"))
+        elif macs.get(site.conv, 0) <= hidden * (conv.in_channels + conv.out_channels):
+            left_out.append((site.conv, "a gate would cost as much"))
+        else:
+            gates.append(Gate(site.conv, site.norm, hidden, site.relu, site.follows, site.reads))
+    return tuple(gates), left_out
+
+
+def proved(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> tuple[Gate, ...]:
+    """The gates, without readers that cannot do with fewer channels: the model is run, in float64, with gates at random.
+
+    What a trace says of readers is right for what ran. That the code between does not ask for the number of channels
+    is seen here.
+    """
+    if _same(gates, model, example):
+        return tuple(gates)
+    fine = [gate for gate in gates if not gate.reads or _same([gate], model, example)]
+    kept = [gate if gate in fine else replace(gate, follows=(), reads=()) for gate in gates]
+    if _same(kept, model, example):
+        return tuple(kept)
+    return tuple(replace(gate, follows=(), reads=()) for gate in gates)
+
+
+def _same(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> bool:
+    """Skipped is masked."""
+    twin = rewrite(model, gates).double().eval()
+    for module in twin.modules():
+        if isinstance(module, GatedConv2d):
+            nn.init.normal_(module.gate.expand.bias)
+    inputs = _double(example)
+    with torch.no_grad():
+        with computing("masked"):
+            expected = tensors_of(call(twin, inputs))
+        try:
+            with computing("conditional"):
+                got = tensors_of(call(copied(twin), inputs))
+        except Exception:  # noqa: BLE001 - whatever the model's code makes of fewer channels, it cannot do with them
+            return False
+    same_shapes = [t.shape for t in got] == [t.shape for t in expected]
+    return same_shapes and agree(expected, got, TOLERANCE)
+
+
+def _double(example: Inputs) -> Inputs:
+    from torch.utils import _pytree as pytree
+
+    return pytree.tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, example)

@@ -1,0 +1,152 @@
+"""Training gates and weights together: task, mutual information, limiting of filters, sparsity."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from squeeze import processes
+from squeeze.distill import Distillation
+from squeeze.modes import in_eval_mode
+from squeeze.nn import GatedConv2d, Signal, computing, observing
+from squeeze.passes.decouple.attribute import Attribute
+from squeeze.passes.decouple.costs import GateCosts
+from squeeze.passes.decouple.losses import SideHeads, activity, limiting
+from squeeze.task import Task
+from squeeze.updates import Part, Update
+
+if TYPE_CHECKING:
+    from squeeze.passes.decouple.search import Decouple
+
+HOLD = 0.6
+"""The share of the schedule after which the budget is met; the network has the rest to adapt to that."""
+GAIN, PULL = 2.0, 0.05
+"""Of the controller that steers the weight of the budget: in proportion to what is too much, and to its sum."""
+MEMORY = 0.9
+"""Of the running mean of what a step computes."""
+
+
+class DecoupleLearner:
+    """Trains a gated network.
+
+    Args:
+        model: Gated.
+        gated: Its gated convolutions, in the order of the costs.
+        costs: What codes save.
+        base: The task's loss.
+        attribute: What codes should tell of.
+        settings: The pass.
+        steps: Steps in an epoch, 0 if the data does not say.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gated: Sequence[GatedConv2d],
+        costs: GateCosts,
+        base: Distillation,
+        attribute: Attribute,
+        settings: "Decouple",
+        steps: int,
+        task: Task,
+    ) -> None:
+        self.model, self.gated, self.costs, self.settings = model, tuple(gated), costs, settings
+        self._base, self.attribute, self._task = base, attribute, task
+        some = next(model.parameters())
+        self.heads = SideHeads(costs.outputs, attribute.classes).to(some.device, some.dtype)
+        self.modules: Mapping[str, nn.Module] = {"model": model, "heads": self.heads}
+        controllers = {id(p): p for conv in self.gated for p in conv.gate.parameters()}
+        others = [p for p in model.parameters() if id(p) not in controllers and p.requires_grad]
+        groups = [
+            {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        weights = SGD([group for group in groups if group["params"]], lr=settings.lr, momentum=0.9, nesterov=True)
+        # The gradient of a gate is some thousandth of a weight's, and another one in every layer.
+        gates = Adam([*controllers.values(), *self.heads.parameters()], lr=settings.lr_gates)
+        self.optimizers: Mapping[str, Optimizer] = {"weights": weights, "gates": gates}
+        self.accumulate = settings.accumulate
+        self._steps, self._done = steps, 0
+        self._sum, self._share = 0.0, 1.0
+
+    @property
+    def progress(self) -> float:
+        """The share of the schedule that is done; 0 while its length is unknown."""
+        return self._done / (self._steps * self.settings.epochs) if self._steps else 0.0
+
+    @property
+    def wanted(self) -> float:
+        """The share of the MACs that the budget leaves now: it falls in a straight line."""
+        return 1 - (1 - (self.settings.macs or 1.0)) * min(1.0, self.progress / HOLD)
+
+    @property
+    def weight(self) -> float:
+        """λ of the sparsity: fixed as in the paper, or as the budget wants it."""
+        if self.settings.macs is None:
+            return self.settings.lambda_s
+        return max(0.0, GAIN * (self._share - self.wanted) + self._sum)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Train mode."""
+        self.model.train()
+        self.heads.train()
+
+    def step(self, update: Update) -> dict[str, float]:
+        """One update of everything."""
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
+        for name, lr in (("weights", self.settings.lr), ("gates", self.settings.lr_gates)):
+            self.optimizers[name].zero_grad()
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = lr * factor
+        scalars = []
+        for part in update.parts:
+            with update.running(part):
+                loss, logged = self._loss(part)
+            update.backward(loss, part)
+            scalars.append(logged)
+        for optimizer in self.optimizers.values():
+            update.step(optimizer)
+        self._done += 1
+        means = update.mean(scalars)
+        self._share = MEMORY * self._share + (1 - MEMORY) * means["share"]
+        self._sum = max(0.0, self._sum + PULL * (self._share - self.wanted)) if self.settings.macs else 0.0
+        return {**means, "lambda": self.weight}
+
+    def _loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
+        settings = self.settings
+        with observing() as seen:
+            task = self._base(self.model, part.batch)
+        signals = [last(seen, conv) for conv in self.gated]
+        codes = [signal.code for signal in signals]
+        information = self.heads(codes, self.attribute(part.batch))
+        limit = limiting(signals)
+        share = self.costs.shares(codes).mean()
+        sparsity = share if settings.macs is not None else activity(codes, settings.active or 0.0)
+        loss = task + settings.lambda_k * limit + settings.lambda_m * information + self.weight * sparsity
+        hard = self.costs.shares([(signal.logits > 0).to(signal.code.dtype) for signal in signals]).mean()
+        named = {"loss": loss, "task": task, "information": information, "limiting": limit, "sparsity": sparsity}
+        values = torch.stack([value.detach().double() for value in (*named.values(), hard)]).tolist()
+        return loss, dict(zip((*named, "share"), values, strict=True))
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Judge the network with hard gates on what is held out."""
+        self._steps = self._steps or self._done
+        with in_eval_mode(self.model), computing("masked"):
+            metrics = processes.agreed(self._task.evaluate(self.model, "holdout"))
+        return {f"holdout_{name}": value for name, value in metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters."""
+        return {"steps": self._steps, "done": self._done, "sum": self._sum, "share": self._share}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo `state_dict`."""
+        self._steps, self._done, self._sum, self._share = (state[key] for key in ("steps", "done", "sum", "share"))
+
+
+def last(seen: Mapping[nn.Module, list[Signal]], conv: nn.Module) -> Signal:
+    """The signal of a gated convolution in the last call of the model."""
+    return seen[conv][-1]
