@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from squeeze.attributes import Shapes, bring_up_to_date, shapes_of
 from squeeze.copying import Holders, copied, layout
 from squeeze.errors import InputError, PlanError, quoted
+from squeeze.gating.edits import put_gate
 from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed, Selecting, reading_dim, selecting
-from squeeze.gating import put_gate
 from squeeze.plan import Cluster, Drop, Edit, Gate, Resize, Select, Slice
 
 Cutter = Callable[[Tensor, Slice], Tensor]

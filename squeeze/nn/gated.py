@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +68,10 @@ class _Convolving(nn.Module):
 class GatedConv2d(_Convolving):
     """A convolution with a gate for each filter (Li et al., ECCV 2020): y = z ⊙ norm(conv(x)), z from x.
 
-    In training, with gradients, and wherever `computing("masked")` says so, all filters are computed, and multiplied by
-    the code. In eval mode without gradients, those that are off need not be computed; if `sink` is there, the output
-    then holds those channels only that are on for some sample. What is faster is measured, in the first call of a
-    shape, for this one convolution. A code without any filter is allowed: all of the output is 0.
+    In training, with gradients, under torch.compile, and wherever `computing("masked")` says so, all filters are
+    computed, and multiplied by the code. In eval mode without gradients, those that are off need not be computed; if
+    `sink` is there, the output then holds those channels only that are on for some sample. What is faster is measured,
+    in the first call of a shape, for this one convolution. A code without any filter is allowed: the output is all 0.
 
     Args:
         conv: In one group; kept.
@@ -94,8 +93,8 @@ class GatedConv2d(_Convolving):
         logits = self.gate(x, present)
         code = binarised(logits, self.training)
         exporting = torch.compiler.is_exporting()
-        learning = self.training or (torch.is_grad_enabled() and not exporting)
-        if learning or asked_for() == "masked":
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
+        if self.training or (whole and not exporting):
             return self._masked(self._plain(x, present), logits, code)
         if observed():
             tell(self, Signal(logits, code))

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from squeeze.nn import computing
+
 
 @contextmanager
 def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
@@ -21,7 +23,7 @@ def quietly(model: nn.Module, training: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(module, nn.RNNBase) for module in modes):
             torch.backends.mkldnn.set_flags(False)
-        with torch.random.fork_rng(enabled=training):
+        with torch.random.fork_rng(enabled=training), computing("masked"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

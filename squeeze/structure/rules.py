@@ -20,7 +20,7 @@ _WILD = frozenset(
 _ELEMENTWISE = frozenset(
     "hardswish hardtanh hardsigmoid leaky_relu elu celu selu mish threshold hardshrink "
     "log_sigmoid_forward rrelu_with_noise _prelu_kernel dropout native_dropout _fused_dropout bernoulli bucketize "
-    "clamp_min copysign".split()
+    "clamp_min copysign _to_copy".split()
 )
 """Those that PyTorch does not mark as such, with their forms in place."""
 _INPLACE_CONSTANTS = frozenset("fill_ zero_ normal_ uniform_ resize_ set_ random_".split())

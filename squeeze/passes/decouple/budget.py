@@ -1,17 +1,16 @@
 """Bringing gates to a budget: one number is added to all logits, so that held-out data costs on average what it may."""
 
-from collections.abc import Sequence
 from itertools import islice
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
 from squeeze import processes
 from squeeze.errors import BudgetError
+from squeeze.gating.costs import Gated
 from squeeze.modes import in_eval_mode
-from squeeze.nn import GatedConv2d, computing, observing
-from squeeze.passes.decouple.costs import GateCosts
+from squeeze.nn import computing, observing
 from squeeze.task import Task, device_of
 
 ROUNDS = 12
@@ -24,9 +23,7 @@ BATCHES = 8
 """Of training data, where nothing is held out."""
 
 
-def brought_to(
-    target: float, model: nn.Module, gated: Sequence[GatedConv2d], costs: GateCosts, task: Task
-) -> dict[str, float]:
+def brought_to(target: float, gated: Gated, task: Task) -> dict[str, float]:
     """Shift all gates of a model, in place, so that it computes a share of the MACs on average.
 
     Returns:
@@ -35,13 +32,13 @@ def brought_to(
     Raises:
         BudgetError: No shift reaches it.
     """
-    biases = [conv.gate.expand.bias.detach().clone() for conv in gated]
+    biases = [conv.gate.expand.bias.detach().clone() for conv in gated.layers]
 
     def shifted(by: float) -> float:
         with torch.no_grad():
-            for conv, bias in zip(gated, biases, strict=True):
+            for conv, bias in zip(gated.layers, biases, strict=True):
                 conv.gate.expand.bias.copy_(bias + by)
-        return float(sampled(model, gated, costs, task).mean())
+        return float(sampled(gated, task).mean())
 
     before = now = shifted(0.0)
     low, high, shift = -FARTHEST, FARTHEST, 0.0
@@ -50,8 +47,8 @@ def brought_to(
         if least > target:
             shifted(0.0)
             raise BudgetError(
-                f"Decouple: macs must be at least {least:.3f} for this model, got {target}; what has no gate costs that "
-                "much. Ask for more to stay, or gate the stem, too (stem=True)."
+                f"Decouple: macs must be at least {least:.3f} for this model, got {target}; what has no gate costs "
+                "that much. Ask for more to stay, or gate the stem, too (stem=True)."
             )
         for _ in range(ROUNDS):
             shift = (low + high) / 2 if shift or now != before else _towards(before, target)
@@ -67,12 +64,12 @@ def _towards(now: float, target: float) -> float:
     return -0.5 if now > target else 0.5
 
 
-def sampled(model: nn.Module, gated: Sequence[GatedConv2d], costs: GateCosts, task: Task) -> Tensor:
+def sampled(gated: Gated, task: Task) -> Tensor:
     """(samples,) the share of the MACs that each held-out sample costs; of training data if nothing is held out."""
-    with in_eval_mode(model), torch.no_grad(), computing("masked"), observing() as seen:
-        processes.agreed(task.evaluate(model, "holdout"))
+    with in_eval_mode(gated.model), torch.no_grad(), computing("masked"), observing() as seen:
+        processes.agreed(task.evaluate(gated.model, "holdout"))
         if not seen:
             for batch in islice(task.train_batches(0), BATCHES):
-                task.features(model, send_to_device(batch, device_of(model)))
-    codes = [torch.cat([signal.code for signal in seen[conv]]) for conv in gated]
-    return costs.shares(codes)
+                task.features(gated.model, send_to_device(batch, device_of(gated.model)))
+    codes = [torch.cat([signal.code for signal in seen[conv]]) for conv in gated.layers]
+    return gated.costs.shares(codes)

@@ -1,7 +1,7 @@
 """Training gates and weights together: task, mutual information, limiting of filters, sparsity."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +10,11 @@ from torch.optim import SGD, Adam, Optimizer
 
 from squeeze import processes
 from squeeze.distill import Distillation
+from squeeze.gating.costs import Gated
 from squeeze.modes import in_eval_mode
-from squeeze.nn import GatedConv2d, Signal, computing, observing
+from squeeze.nn import Signal, computing, observing
 from squeeze.passes.decouple.attribute import Attribute
-from squeeze.passes.decouple.costs import GateCosts
+from squeeze.passes.decouple.budget import brought_to
 from squeeze.passes.decouple.losses import SideHeads, activity, limiting
 from squeeze.task import Task
 from squeeze.updates import Part, Update
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 HOLD = 0.6
 """The share of the schedule after which the budget is met; the network has the rest to adapt to that."""
-GAIN, PULL = 2.0, 0.05
-"""Of the controller that steers the weight of the budget: in proportion to what is too much, and to its sum."""
+GAIN, PULL = 4.0, 40.0
+"""Of the controller that steers the weight of the budget: in proportion to what is too much, and to its sum over the
+schedule."""
+TRAVEL = 8.0
+"""How far a logit can move until the budget is met, at the rate that gates have by default."""
 MEMORY = 0.9
 """Of the running mean of what a step computes."""
 
@@ -33,32 +37,33 @@ class DecoupleLearner:
     """Trains a gated network.
 
     Args:
-        model: Gated.
-        gated: Its gated convolutions, in the order of the costs.
-        costs: What codes save.
+        gated: The network.
         base: The task's loss.
         attribute: What codes should tell of.
         settings: The pass.
         steps: Steps in an epoch, 0 if the data does not say.
+        task: Evaluates, and knows what is held out.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        gated: Sequence[GatedConv2d],
-        costs: GateCosts,
+        gated: Gated,
         base: Distillation,
         attribute: Attribute,
         settings: "Decouple",
         steps: int,
         task: Task,
     ) -> None:
-        self.model, self.gated, self.costs, self.settings = model, tuple(gated), costs, settings
+        self.gated, self.settings = gated, settings
         self._base, self.attribute, self._task = base, attribute, task
+        self.accumulate = settings.accumulate
+        self._steps, self._done = steps, 0
+        self._sum, self._share = 0.0, 1.0
+        model = gated.model
         some = next(model.parameters())
-        self.heads = SideHeads(costs.outputs, attribute.classes).to(some.device, some.dtype)
+        self.heads = SideHeads(gated.costs.filters, attribute.classes).to(some.device, some.dtype)
         self.modules: Mapping[str, nn.Module] = {"model": model, "heads": self.heads}
-        controllers = {id(p): p for conv in self.gated for p in conv.gate.parameters()}
+        controllers = {id(p): p for conv in gated.layers for p in conv.gate.parameters()}
         others = [p for p in model.parameters() if id(p) not in controllers and p.requires_grad]
         groups = [
             {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
@@ -66,11 +71,8 @@ class DecoupleLearner:
         ]
         weights = SGD([group for group in groups if group["params"]], lr=settings.lr, momentum=0.9, nesterov=True)
         # The gradient of a gate is some thousandth of a weight's, and another one in every layer.
-        gates = Adam([*controllers.values(), *self.heads.parameters()], lr=settings.lr_gates)
+        gates = Adam([*controllers.values(), *self.heads.parameters()], lr=self._rates[1])
         self.optimizers: Mapping[str, Optimizer] = {"weights": weights, "gates": gates}
-        self.accumulate = settings.accumulate
-        self._steps, self._done = steps, 0
-        self._sum, self._share = 0.0, 1.0
 
     @property
     def progress(self) -> float:
@@ -89,18 +91,25 @@ class DecoupleLearner:
             return self.settings.lambda_s
         return max(0.0, GAIN * (self._share - self.wanted) + self._sum)
 
+    @property
+    def _rates(self) -> tuple[float, float]:
+        """Learning rates of the weights, along half a cosine, and of the gates, likewise once the budget is met."""
+        settings, late = self.settings, max(0.0, self.progress - HOLD) / (1 - HOLD)
+        total = self._steps * settings.epochs or 1000
+        gates = TRAVEL / (HOLD * total) if settings.lr_gates is None else settings.lr_gates
+        return settings.lr * _cosine(self.progress), gates * _cosine(late)
+
     def start_epoch(self, epoch: int) -> None:
         """Train mode."""
-        self.model.train()
+        self.gated.model.train()
         self.heads.train()
 
     def step(self, update: Update) -> dict[str, float]:
         """One update of everything."""
-        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
-        for name, lr in (("weights", self.settings.lr), ("gates", self.settings.lr_gates)):
+        for name, lr in zip(("weights", "gates"), self._rates, strict=True):
             self.optimizers[name].zero_grad()
             for group in self.optimizers[name].param_groups:
-                group["lr"] = lr * factor
+                group["lr"] = lr
         scalars = []
         for part in update.parts:
             with update.running(part):
@@ -112,30 +121,35 @@ class DecoupleLearner:
         self._done += 1
         means = update.mean(scalars)
         self._share = MEMORY * self._share + (1 - MEMORY) * means["share"]
-        self._sum = max(0.0, self._sum + PULL * (self._share - self.wanted)) if self.settings.macs else 0.0
+        if self.settings.macs is not None and self._steps:
+            self._sum += PULL / (self._steps * self.settings.epochs) * (self._share - self.wanted)
+            self._sum = max(0.0, self._sum)
         return {**means, "lambda": self.weight}
 
     def _loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
         settings = self.settings
         with observing() as seen:
-            task = self._base(self.model, part.batch)
-        signals = [last(seen, conv) for conv in self.gated]
+            task = self._base(self.gated.model, part.batch)
+        signals = [last(seen, conv) for conv in self.gated.layers]
         codes = [signal.code for signal in signals]
         information = self.heads(codes, self.attribute(part.batch))
         limit = limiting(signals)
-        share = self.costs.shares(codes).mean()
+        share = self.gated.costs.shares(codes).mean()
         sparsity = share if settings.macs is not None else activity(codes, settings.active or 0.0)
         loss = task + settings.lambda_k * limit + settings.lambda_m * information + self.weight * sparsity
-        hard = self.costs.shares([(signal.logits > 0).to(signal.code.dtype) for signal in signals]).mean()
+        hard = self.gated.costs.shares([(signal.logits > 0).to(signal.code.dtype) for signal in signals]).mean()
         named = {"loss": loss, "task": task, "information": information, "limiting": limit, "sparsity": sparsity}
         values = torch.stack([value.detach().double() for value in (*named.values(), hard)]).tolist()
         return loss, dict(zip((*named, "share"), values, strict=True))
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Judge the network with hard gates on what is held out."""
+        """Judge the network with hard gates on what is held out; once the budget should be met, it is."""
         self._steps = self._steps or self._done
-        with in_eval_mode(self.model), computing("masked"):
-            metrics = processes.agreed(self._task.evaluate(self.model, "holdout"))
+        settings = self.settings
+        if settings.macs is not None and self.progress >= HOLD and epoch + 1 < settings.epochs:
+            brought_to(settings.macs, self.gated, self._task)
+        with in_eval_mode(self.gated.model), computing("masked"):
+            metrics = processes.agreed(self._task.evaluate(self.gated.model, "holdout"))
         return {f"holdout_{name}": value for name, value in metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,6 +159,10 @@ class DecoupleLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Undo `state_dict`."""
         self._steps, self._done, self._sum, self._share = (state[key] for key in ("steps", "done", "sum", "share"))
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def last(seen: Mapping[nn.Module, list[Signal]], conv: nn.Module) -> Signal:

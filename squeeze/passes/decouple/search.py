@@ -1,23 +1,22 @@
 """The pass: put gates in, train them with the network, bring them to the budget."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from squeeze.copying import copied, eval_copy
 from squeeze.distill import Distillation, divergence
 from squeeze.edits import rewrite
 from squeeze.errors import InputError
+from squeeze.gating.costs import Gated, require_gates
 from squeeze.nn import GatedConv2d, settled
 from squeeze.passes.base import Found, Loss
 from squeeze.passes.decouple.attribute import Attribute
 from squeeze.passes.decouple.budget import brought_to
-from squeeze.passes.decouple.costs import GateCosts
 from squeeze.passes.decouple.gates import gates_of, proved
 from squeeze.passes.decouple.learner import DecoupleLearner
 from squeeze.plan import Gate
@@ -32,7 +31,7 @@ from squeeze.training import Run, train, updates_in
 class Decouple:
     """Gates the filters of each layer, input by input, by a code that tells of the input (Li et al., ECCV 2020).
 
-    The loss is task + λ_k · limiting of filters + λ_m · mutual information + λ_s · sparsity, each summed over the gates.
+    The loss is task + λ_k · limiting of filters + λ_m · mutual information + λ_s · sparsity, summed over the gates.
     Without labels the task is to imitate the given network, and the attribute is the class that it sees.
 
     Attributes:
@@ -43,7 +42,7 @@ class Decouple:
         lambda_m: Weight of the mutual information.
         epochs: Of training.
         lr: Learning rate of the weights; falls along half a cosine.
-        lr_gates: Of the gates, by Adam.
+        lr_gates: Of the gates, by Adam; None for one that suits the length of the schedule.
         weight_decay: Of the weights; gates have none, it would pull them to one half.
         distill: Weight of the divergence from the given network; 0 for labels alone, as in the paper.
         accumulate: So many batches make one step.
@@ -62,7 +61,7 @@ class Decouple:
     lambda_m: float = 0.01
     epochs: int = 10
     lr: float = 1e-2
-    lr_gates: float = 3e-3
+    lr_gates: float | None = None
     weight_decay: float = 1e-4
     distill: float = 1.0
     accumulate: int = 1
@@ -84,8 +83,9 @@ class Decouple:
         if self.active is not None and not 0 <= self.active <= 1:
             raise ValueError(f"Decouple: active must be from 0 to 1, got {self.active}; it is a share of the filters.")
         for name in ("lr", "lr_gates"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"Decouple: {name} must be above 0 and finite, got {getattr(self, name)}; try 0.01.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"Decouple: {name} must be above 0 and finite, got {value}; try 0.01.")
         for name in ("lambda_s", "lambda_k", "lambda_m", "weight_decay", "distill"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"Decouple: {name} must be at least 0, got {getattr(self, name)}; pass 0 for none.")
@@ -112,16 +112,14 @@ class Decouple:
         with randomness_kept():
             seed_all(run.seed)
             gates = proved(gates, model, task.example_inputs)
-            gated = rewrite(model, gates)
-        costs = GateCosts.of(gates, model, structure, task.example_inputs)
-        modules = modules_of(gated, gates)
-        learner = self._learner(model, gated, modules, costs, task, run)
+            gated = require_gates(rewrite(model, gates), task.example_inputs)
+        learner = self._learner(model, gated, task, run)
         epochs = train(learner, task.train_batches, self.epochs, run, self.name)
         history: dict[str, Any] = {"epochs": epochs, "left_out": [list(pair) for pair in left_out]}
         if self.macs is not None:
-            history["budget"] = brought_to(self.macs, gated, modules, costs, task)
+            history["budget"] = brought_to(self.macs, gated, task)
         history["labelled"] = learner.attribute.labelled
-        return Found(dense_of(model, gated, gates), gates, added(gated, gates), history)
+        return Found(dense_of(model, gated.model, gates), gates, added(gated.model, gates), history)
 
     @contextmanager
     def objective(self, model: nn.Module, loss: Loss) -> Iterator[Loss]:
@@ -137,15 +135,7 @@ class Decouple:
             for parameter in trained:
                 parameter.requires_grad_(True)
 
-    def _learner(
-        self,
-        model: nn.Module,
-        gated: nn.Module,
-        modules: tuple[GatedConv2d, ...],
-        costs: GateCosts,
-        task: Task,
-        run: Run,
-    ) -> DecoupleLearner:
+    def _learner(self, model: nn.Module, gated: Gated, task: Task, run: Run) -> DecoupleLearner:
         baseline = eval_copy(model).requires_grad_(False)
         with randomness_kept():
             seed_all(run.seed)
@@ -156,13 +146,7 @@ class Decouple:
                 say("decouple: the data has no classes; the codes are to tell of the class that the model sees.")
             measure = partial(divergence, kind="kl", temperature=2.0)
             base = Distillation(task, baseline, self.distill if attribute.labelled else 1.0, measure)
-            return DecoupleLearner(gated, modules, costs, base, attribute, self, steps, task)
-
-
-def modules_of(gated: nn.Module, gates: tuple[Gate, ...]) -> tuple[GatedConv2d, ...]:
-    """The gated convolutions, in the order of the gates."""
-    found = [gated.get_submodule(gate.module) for gate in gates]
-    return tuple(module for module in found if isinstance(module, GatedConv2d))
+            return DecoupleLearner(gated, base, attribute, self, steps, task)
 
 
 def dense_of(model: nn.Module, gated: nn.Module, gates: tuple[Gate, ...]) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import nn
 from squeeze.errors import PlanError, quoted
 from squeeze.nn.gated import FollowingConv2d, GatedConv2d, ReadingConv2d
 from squeeze.nn.gates import Wire
-from squeeze.plan import Gate, Pairs
+from squeeze.plan import Gate
 
 
 def put_gate(model: nn.Module, edit: Gate) -> None:
@@ -38,8 +38,8 @@ def put_gate(model: nn.Module, edit: Gate) -> None:
             _replace(model, pair, reader)
         if reader.source is not None or reader.conv.in_channels != gated.conv.out_channels:
             raise PlanError(
-                f"rewrite: {quoted(pair[0], 80)} must read what {quoted(edit.module, 80)} makes, got another layer; use "
-                "the architecture the plan was made for."
+                f"rewrite: {quoted(pair[0], 80)} must read what {quoted(edit.module, 80)} makes, got another layer; "
+                "use the architecture the plan was made for."
             )
         reader.source = wire
 

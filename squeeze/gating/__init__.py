@@ -1,0 +1,1 @@
+"""Gated networks: how gates are put into a model, what they save, and what their codes say."""
