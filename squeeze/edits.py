@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from squeeze.attributes import Shapes, bring_up_to_date, shapes_of
 from squeeze.copying import Holders, copied, layout
 from squeeze.errors import InputError, PlanError, quoted
-from squeeze.gating.edits import put_gate
 from squeeze.nn import Absent, ClusteredConv2d, Passing, Removed, Selecting, reading_dim, selecting
 from squeeze.plan import Cluster, Drop, Edit, Gate, Resize, Select, Slice
+from squeeze.put_gate import put_gate
 
 Cutter = Callable[[Tensor, Slice], Tensor]
 

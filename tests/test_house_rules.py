@@ -16,13 +16,14 @@ LAYERS = (
     "processes",
     "alike attributes blame files folders limits locks modes task plan clustering nn kernels contractions attention "
     "copying interrupts randomness",
-    "edits",
+    "put_gate edits",
     "structure",
-    "counting profiling recalibrate onnx_session onnx_graph parity latency export selection masks",
-    "architectures splitting weights checkpoint events progress norms updates phase training data_task datasets",
+    "counting gating profiling recalibrate onnx_session onnx_graph parity latency export selection masks",
+    "architectures splitting weights checkpoint events progress norms updates phase training data_task datasets "
+    "distill",
     "passes",
     "artifact report",
-    "distill finetune compress testing",
+    "finetune compress testing",
     "models runs demo",
     "__init__",
     "squeeze_cli",

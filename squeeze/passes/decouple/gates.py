@@ -46,8 +46,8 @@ def gates_of(
 def proved(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> tuple[Gate, ...]:
     """The gates, without readers that cannot do with fewer channels.
 
-    The model is run, in float64, with gates at random. What a trace says of readers is right for what ran. That the code between does not ask for the number of channels
-    is seen here.
+    The model is run, in float64, with gates at random. What a trace says of readers is right for what ran; that the
+    code between does not ask for the number of channels is seen here.
     """
     if _same(gates, model, example):
         return tuple(gates)
