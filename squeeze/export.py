@@ -22,6 +22,7 @@ from squeeze.blame import first_line
 from squeeze.copying import copied, eval_copy
 from squeeze.errors import ExportError
 from squeeze.files import write_atomic
+from squeeze.gating.explained import NAME, Explained, has_gates
 from squeeze.nn import in_onnx_form
 from squeeze.onnx_graph import Positional, save_onnx, to_onnx
 from squeeze.onnx_session import feed, open_session
@@ -43,7 +44,8 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path | str, *, o
 
     Names: a single input is ``input``, several have the names of the parameters of ``forward``; outputs are ``output``,
     ``output_0``, ``output_1`` … or the keys of a dict. Dim 0 is the batch, of any size, in every input that has the
-    size of the first input there.
+    size of the first input there. A network with gates computes only the filters that are on for some sample of the
+    batch, and has ``codes`` as its last output: (batch, filters) bool, which were on, in the model's order.
 
     Args:
         model: Any module; left as it is, and exported in eval mode.
@@ -63,13 +65,16 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path | str, *, o
     """
     path = Path(path)
     twin, inputs = _prepared(model, example_inputs)
-    bound = Positional(in_onnx_form(copied(twin)), inputs).eval()
     named = (
         dict(inspect.signature(twin.forward).bind(*inputs).arguments) if isinstance(inputs, tuple | list) else inputs
     )
-    names_in = bound.names("input", named)
     with torch.no_grad():
-        names_out = [f"{n}_out" if n in names_in else n for n in bound.names("output", call(twin, inputs))]
+        outputs = call(twin, inputs)
+    gated = has_gates(twin)
+    twin = Explained(twin) if gated else twin
+    bound = Positional(in_onnx_form(copied(twin)), inputs).eval()
+    names_in, names_out = bound.names("input", named), bound.names("output", outputs) + [NAME] * gated
+    names_out = [f"{n}_out" if n in names_in else n for n in names_out]
 
     def attempt(temporary: Path, dynamic: bool) -> None:
         tensors = tensors_of(_for_export(inputs, dynamic))

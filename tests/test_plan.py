@@ -129,7 +129,7 @@ def test_wrong_types_outside_of_edits(broken: dict[str, Any], word: str) -> None
     ("edit", "word"),
     [
         ([], "edit must be an object"),
-        ({}, "kind must be 'slice', 'select', 'drop', 'cluster' or 'resize', got None"),
+        ({}, "kind must be 'slice', 'select', 'drop', 'cluster', 'resize' or 'gate', got None"),
         ({"kind": "melt"}, "'melt'"),
         ({"kind": ["slice"]}, "kind"),
         (slice_edit(tensor=3), "tensor must be text"),

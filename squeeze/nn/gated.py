@@ -195,7 +195,7 @@ def _on(code: Tensor) -> tuple[Tensor, bool]:
 
 def _scattered(y: Tensor, rows: Tensor, code: Tensor) -> Tensor:
     """(B, n, H, W) to (B, N, H, W), 0 where a filter is off."""
-    batch, size = len(y), code.shape[1]
+    batch, size = y.shape[0], code.shape[1]  # len() would fix the batch of an export
     if not torch.compiler.is_exporting():
         return y.new_zeros(batch, size, *y.shape[2:]).index_copy_(1, rows, y)
     # A gather runs faster in ONNX Runtime than a scatter.
