@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from squeeze.copying import layout
 from squeeze.errors import InputError
 from squeeze.nn.folding import Folded
 from squeeze.nn.gates import Controller, Sent, Signal, Wire, asked_for, binarised, observed, tell
@@ -197,7 +198,8 @@ def _scattered(y: Tensor, rows: Tensor, code: Tensor) -> Tensor:
     """(B, n, H, W) to (B, N, H, W), 0 where a filter is off."""
     batch, size = y.shape[0], code.shape[1]  # len() would fix the batch of an export
     if not torch.compiler.is_exporting():
-        return y.new_zeros(batch, size, *y.shape[2:]).index_copy_(1, rows, y)
+        whole = torch.empty((batch, size, *y.shape[2:]), dtype=y.dtype, device=y.device, memory_format=layout(y))
+        return whole.zero_().index_copy_(1, rows, y)
     # A gather runs faster in ONNX Runtime than a scatter.
     places = torch.full((size,), rows.shape[0], device=rows.device).scatter(0, rows, torch.arange(rows.shape[0]))
     return torch.cat((y, y.new_zeros(batch, 1, *y.shape[2:])), 1).index_select(1, places)
