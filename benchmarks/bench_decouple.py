@@ -1,7 +1,7 @@
 """Architecture decoupling on pretrained CIFAR ResNets: accuracy, MACs of each input, latency over test images.
 
-`make bench-decouple DATA=folder WEIGHTS=folder`, or `python -m benchmarks.bench_decouple --help`. README.md says what it
-found.
+`make bench-decouple DATA=folder WEIGHTS=folder`, or `python -m benchmarks.bench_decouple --help`. README.md says what
+it found.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def trained(setup: Setup, task: Any, dense: nn.Module, work: Path) -> dict[str, 
     )
     model = result.model.cpu().eval()
     squeeze.save(squeeze_result(model, result.plan), work / setup.name / "model.safetensors")
-    codes = gather(model, task, task.test)
+    codes = gather(model, task, task.batches("test"))
     again = require_gates(model, task.example_inputs)
     alone = again.costs.shares(
         [torch.from_numpy(codes.on[:, codes.layer(name)]).float() for name in codes.layers], reading=False
@@ -122,7 +122,7 @@ def timed(setup: Setup, task: Any, dense: nn.Module, work: Path, images: int, th
 def singles(task: Any, images: int) -> Any:
     """Test images, one by one, and twenty before them to warm up."""
     count = 0
-    for x, _ in task.test:
+    for x, _ in task.batches("test"):
         for image in x:
             if count == images + 20:
                 return

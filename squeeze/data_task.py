@@ -78,6 +78,10 @@ class DataTask:
             return functional.mse_loss(output, labels)
         return functional.cross_entropy(output, labels)
 
+    def batches(self, split: Split) -> Iterable[Batch]:
+        """What is held out, or the test set."""
+        return self.holdout if split == "holdout" else self.test
+
     def labels(self, batch: Batch) -> Tensor | None:
         """(N,) the class of each sample; None where labels are no such thing."""
         labels = split_batch(batch)[1]
@@ -100,7 +104,7 @@ class DataTask:
         """
         device, total, count, name = device_of(model), 0.0, 0, "accuracy"
         with in_eval_mode(model), torch.no_grad():
-            for batch in self.holdout if split == "holdout" else self.test:
+            for batch in self.batches(split):
                 inputs, labels = split_batch(send_to_device(batch, device))
                 if labels is None:
                     break

@@ -64,6 +64,14 @@ class HasLabels(Protocol):
         """(N,) int64 classes, each below the number of features; None if the data has none."""
 
 
+@runtime_checkable
+class HasBatches(Protocol):
+    """A task that lets others see what it evaluates on."""
+
+    def batches(self, split: Split) -> Iterable[Batch]:
+        """The data of `Task.evaluate`; empty if there is none."""
+
+
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Run a model on example inputs: ``model(x)``, ``model(*tuple)`` or ``model(**dict)``."""
     if isinstance(inputs, dict):

@@ -82,6 +82,15 @@ class Classification:
         """The logits, (N, classes)."""
         return model(batch if isinstance(batch, Tensor) else batch[0])
 
+    def labels(self, batch: Labelled) -> Tensor:
+        """The classes, (N,)."""
+        return batch[1]
+
+    def batches(self, split: Literal["holdout", "test"]) -> Iterator[Labelled]:
+        """What `evaluate` judges on."""
+        for pixels, labels in data.batches(self._sets()[split], 250, torch.device("cpu")):
+            yield self.scaling(pixels), labels
+
     def evaluate(self, model: nn.Module, split: Literal["holdout", "test"]) -> dict[str, float]:
         """Accuracy in [0, 1], in eval mode; modes are restored."""
         images = self._sets()[split]
