@@ -95,13 +95,14 @@ class GatedConv2d(_Convolving):
         code = binarised(logits, self.training)
         exporting = torch.compiler.is_exporting()
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
-        if self.training or (whole and not exporting):
+        learning = self.training or (self.norm is not None and self.norm.training)
+        if learning or (whole and not exporting):
             return self._masked(self._plain(x, present), logits, code)
         if observed():
             tell(self, Signal(logits, code))
         if exporting or asked_for() == "conditional" or is_in_torch_dispatch_mode():
             return self._narrow(x, code, present)
-        return self._fastest(x, code, sent)
+        return self._apart(x, code, sent) if asked_for() == "apart" else self._fastest(x, code, sent)
 
     def _masked(self, y: Tensor, logits: Tensor, code: Tensor) -> Tensor:
         """All filters (B, N, H', W'), multiplied by the code."""
@@ -123,14 +124,42 @@ class GatedConv2d(_Convolving):
         return _scattered(y, rows, code)
 
     def _fastest(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
+        """Whichever way is the fastest: all filters, those that are on for some sample, or each sample by itself."""
         present = None if sent is None else sent.present
-        speed = self._speeds.of(x, len(code), present, partial(self._timed, present))
-        share = float(code.amax(0).mean()) if len(code) > 1 else float(code.mean())
-        if speed.some(share) < speed.all:
+        run = partial(self._timed, present)
+        speed = self._speeds.of(x, present, run)
+        times = {"all": speed.all, "some": speed.some(float(code.amax(0).mean()))}
+        if len(code) > 1:
+            one = self._speeds.of(x[:1], present, run)
+            times["apart"] = sum(one.some(share) for share in code.mean(1).tolist())
+        way = min(times, key=lambda name: times[name])
+        if way == "some":
             return self._narrow(x, code, present)
+        if way == "apart":
+            return self._apart(x, code, sent)
         if self.sink is not None:
             self.sink.send(Sent(code, None, exact=False))
         return self._filters(x, None, present) * _over_positions(code)
+
+    def _apart(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
+        """Samples of equal codes together, the others one by one: (B, N, H', W')."""
+        if self.sink is not None:
+            self.sink.send(Sent(code, None, exact=False))
+        came = code.new_ones(len(code), 0) if sent is None else sent.code
+        numbers = torch.unique(torch.cat((code, came), 1), dim=0, return_inverse=True)[1]
+        whole: Tensor | None = None
+        for number in range(int(numbers.max()) + 1):
+            samples = (numbers == number).nonzero().flatten()
+            rows, _ = _on(code[samples[:1]])
+            columns, place = (None, None) if sent is None else _columns(sent, int(samples[0]))
+            part = x.index_select(0, samples)
+            part = part if place is None else part.index_select(1, place)
+            y = self._filters(part, rows, columns) * _over_positions(code[samples][:, rows])
+            if whole is None:
+                whole = y.new_zeros(len(x), code.shape[1], *y.shape[2:])
+            whole[samples.unsqueeze(1), rows] = y
+        assert whole is not None  # noqa: S101 - for the type checker
+        return whole
 
     def _timed(self, present: Tensor | None, x: Tensor, share: float) -> Callable[[], Tensor]:
         """What is timed: so many of the filters, or all of them and a multiplication."""
@@ -145,7 +174,7 @@ class GatedConv2d(_Convolving):
         sent = self._sent(x)
         present = None if sent is None else sent.present
         with torch.no_grad():
-            limit = self._speeds.of(x, len(x), present, partial(self._timed, present)).limit
+            limit = self._speeds.of(x, present, partial(self._timed, present)).limit
         if limit <= 0:
             return "dense: measured to be faster"
         return "conditional" if limit >= 1 else f"conditional up to {limit:.0%} of the filters"
@@ -192,6 +221,15 @@ def _on(code: Tensor) -> tuple[Tensor, bool]:
         return torch.where(used >= used.max())[0], False  # all of them if none is on
     rows = used.nonzero().flatten()
     return (rows, len(code) == 1) if len(rows) else (rows.new_zeros(1), False)
+
+
+def _columns(sent: Sent, sample: int) -> tuple[Tensor | None, Tensor | None]:
+    """The channels that are on for one sample, among all, and their places in a tensor that holds those present."""
+    on = sent.code[sample] > 0
+    place = (on if sent.present is None else on.index_select(0, sent.present)).nonzero().flatten()
+    if not len(place):
+        place = place.new_zeros(1)
+    return (place if sent.present is None else sent.present.index_select(0, place)), place
 
 
 def _scattered(y: Tensor, rows: Tensor, code: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 OPEN = 2.0
 """The logit around which gates begin: most are on, so that a pretrained network goes on almost as it was."""
 
-Computing = Literal["fastest", "conditional", "masked"]
+Computing = Literal["fastest", "conditional", "apart", "masked"]
 
 
 class Controller(nn.Module):
@@ -63,7 +63,7 @@ def binarised(logits: Tensor, training: bool) -> Tensor:
     soft = (1.2 * noisy.sigmoid() - 0.1).clamp(0, 1)
     hard = (noisy > 0).to(soft.dtype)
     coin = torch.rand(len(logits), *[1] * (logits.dim() - 1), device=logits.device) < 0.5
-    return torch.where(coin, hard, soft).detach() + soft - soft.detach()
+    return torch.where(coin, hard, soft).detach() + (soft - soft.detach())
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +126,8 @@ def computing(how: Computing) -> Iterator[None]:
     """How gated convolutions are computed inside, without gradients: see `squeeze.nn.GatedConv2d`.
 
     Args:
-        how: "masked": everything is computed, then multiplied by the code; "conditional": only what is on;
-            "fastest": whichever was measured to be faster.
+        how: "masked": everything is computed, then multiplied by the code; "conditional": only what is on
+            for some sample; "apart": only what is on for each sample; "fastest": whichever was measured to be faster.
     """
     token = _COMPUTING.set(how)
     try:

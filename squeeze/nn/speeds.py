@@ -53,9 +53,9 @@ class Speeds:
     def __reduce__(self) -> Any:
         return Speeds, ()
 
-    def of(self, x: Tensor, batch: int, present: Tensor | None, run: Run) -> Speed:
+    def of(self, x: Tensor, present: Tensor | None, run: Run) -> Speed:
         """For inputs like this one; what comes narrow is measured at the first width that comes."""
-        key = (batch, *x.shape[2:], present is None, torch.get_num_threads(), x.dtype)
+        key = (len(x), *x.shape[2:], present is None, torch.get_num_threads(), x.dtype)
         found = self._known.get(key)
         if found is None:
             few, many, everything = _best([run(x, share) for share in (*SHARES, 1.0)])

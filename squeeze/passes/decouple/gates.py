@@ -36,7 +36,7 @@ def gates_of(
             left_out.append((site.conv, "reads the model's input"))
         elif settings.layers and not matches(f"{site.conv}.weight", settings.layers):
             left_out.append((site.conv, "not among the layers"))
-        elif macs.get(site.conv, 0) <= hidden * (conv.in_channels + conv.out_channels):
+        elif macs.get(site.conv, 0) <= 2 * hidden * (conv.in_channels + conv.out_channels):  # half of its filters off
             left_out.append((site.conv, "a gate would cost as much"))
         else:
             gates.append(Gate(site.conv, site.norm, hidden, site.relu, site.follows, site.reads))

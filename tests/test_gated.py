@@ -1,0 +1,238 @@
+"""Gated convolutions: what is skipped is what is masked."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from squeeze.errors import InputError
+from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing, observing, settled
+from squeeze.nn.gates import Wire, binarised
+from squeeze.nn.speeds import Speed
+
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {"kernel_size": 3, "padding": 1, "bias": False},
+    "strided, dilated": {"kernel_size": 3, "stride": (1, 2), "padding": (2, 0), "dilation": (2, 1)},
+    "same": {"kernel_size": (3, 5), "padding": "same", "dilation": 2},
+    "reflect": {"kernel_size": 3, "padding": (1, 2), "padding_mode": "reflect"},
+    "pointwise": {"kernel_size": 1},
+}
+
+
+def stirred(module: nn.Module) -> nn.Module:
+    """Weights and statistics that do something, and gates of which about half are on."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor in (part.weight, part.bias, part.running_mean):
+                nn.init.normal_(tensor)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+        if isinstance(part, GatedConv2d):
+            nn.init.normal_(part.gate.expand.weight)
+            nn.init.normal_(part.gate.expand.bias)
+    return module.double().eval()
+
+
+class Chain(nn.Module):
+    """A gated convolution, a depthwise one behind it if wanted, a gated reader, a reader without a gate."""
+
+    def __init__(self, form: dict[str, Any], norm: bool = True, depthwise: bool = False) -> None:
+        super().__init__()
+        self.first = GatedConv2d(nn.Conv2d(3, 8, **form), nn.BatchNorm2d(8) if norm else None, 2, relu=not depthwise)
+        self.depthwise = FollowingConv2d(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8))
+        self.second = GatedConv2d(nn.Conv2d(8, 6, 3, padding=1), None, 2)
+        self.third = ReadingConv2d(nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.first.sink = self.second.source = Wire()
+        self.second.sink = self.third.source = Wire()
+        if depthwise:
+            self.depthwise.source = self.depthwise.sink = self.first.sink
+        self.uses_depthwise = depthwise
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        y = torch.relu(self.depthwise(y)) if self.uses_depthwise else y
+        return self.third(nn.functional.max_pool2d(torch.relu(self.second(y)), 2))
+
+
+def chain(seed: int = 0, form: str = "plain", **how: bool) -> Chain:
+    torch.manual_seed(seed)
+    return stirred(Chain(FORMS[form], **how))  # type: ignore[return-value]
+
+
+def run(model: nn.Module, x: Tensor, how: Any) -> Tensor:
+    with torch.no_grad(), computing(how):
+        return model(x)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    form=st.sampled_from(list(FORMS)),
+    norm=st.booleans(),
+    depthwise=st.booleans(),
+    batch=st.integers(1, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_skipped_is_what_is_masked(seed: int, form: str, norm: bool, depthwise: bool, batch: int) -> None:
+    model = chain(seed, form, norm=norm, depthwise=depthwise)
+    x = torch.randn(batch, 3, 9, 10, dtype=torch.float64)
+    expected = run(model, x, "masked")
+    for way in ("conditional", "apart", "fastest"):
+        assert torch.allclose(run(model, x, way), expected, atol=1e-11), way
+
+
+def test_equal_samples_are_run_together_and_others_apart() -> None:
+    model = chain(3)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)[[0, 1, 0, 2, 1]]
+    calls: list[int] = []
+    filters = GatedConv2d._filters
+
+    def counted(self: GatedConv2d, part: Tensor, rows: Any, present: Any) -> Tensor:
+        calls.append(len(part))
+        return filters(self, part, rows, present)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GatedConv2d, "_filters", counted)
+        with observing() as seen:
+            run(model.first, x, "apart")
+    codes = [tuple(code) for code in seen[model.first][0].code.tolist()]
+    assert codes[0] == codes[2] and codes[1] == codes[4]
+    assert sorted(calls) == sorted(codes.count(code) for code in set(codes))
+    assert len(calls) > 1
+
+
+def test_open_gates_change_nothing() -> None:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+    gated = stirred(GatedConv2d(conv, norm, 2))
+    nn.init.constant_(gated.gate.expand.bias, 100)
+    x = torch.randn(2, 3, 7, 7, dtype=torch.float64)
+    for way in ("masked", "conditional", "fastest"):
+        assert torch.allclose(run(gated, x, way), norm(conv(x)), atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["masked", "conditional", "apart", "fastest"])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_without_any_filter_readers_give_their_shift_alone(way: Any, depthwise: bool) -> None:
+    model = chain(1, depthwise=depthwise)
+    nn.init.constant_(model.first.gate.expand.bias, -100)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for batch in (x, x[:1]):
+        with observing() as seen:
+            y = run(model, batch, way)
+        assert not seen[model.first][-1].code.any()
+        nothing = torch.zeros(len(batch), 8, 8, 8, dtype=torch.float64)
+        model.second.source.send(None)  # type: ignore[union-attr,arg-type]
+        with torch.no_grad(), computing("masked"):
+            second = model.second(nothing)
+            expected = model.third(nn.functional.max_pool2d(torch.relu(second), 2))
+        assert y.isfinite().all()
+        assert torch.allclose(y, expected, atol=1e-12)
+
+
+def test_training_reaches_weights_and_gates() -> None:
+    model = chain(0).train()
+    x = torch.randn(16, 3, 8, 8, dtype=torch.float64)
+    model(x).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if not name.startswith("depthwise"):
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_in_training_half_of_the_samples_have_hard_codes() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4000, 8, requires_grad=True)
+    codes = binarised(logits, training=True)
+    hard = ((codes == 0) | (codes == 1)).all(1)
+    assert 0.45 < hard.double().mean() < 0.56  # of 8 soft numbers a few may be cut off at 0 or 1, hardly all
+    assert bool(((codes >= 0) & (codes <= 1)).all())
+    codes.sum().backward()
+    assert logits.grad is not None
+    # v = 1.2 σ - 0.1 rises wherever it is not cut off, for hard samples as for soft ones.
+    assert (logits.grad[hard] > 0).double().mean() > 0.7
+
+
+def test_settled_gates_are_hard_in_training() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(50, 8)
+    with settled():
+        assert torch.equal(binarised(logits, training=True), (logits > 0).float())
+
+
+def test_observers_see_codes_and_responses() -> None:
+    model = chain(0)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with observing() as outer:
+        run(model, x, "conditional")
+        with observing() as inner:
+            run(model, x, "masked")
+    assert len(outer[model.first]) == 2
+    assert len(inner[model.first]) == 1
+    assert outer[model.first][0].code.shape == (2, 8)
+    assert outer[model.first][0].response is None
+    with observing() as seen, torch.no_grad():
+        y = model.train().first(x)
+    response = seen[model.first][0].response
+    assert response is not None
+    on = seen[model.first][0].code == 1
+    assert torch.allclose(response[on], y.relu().mean((2, 3))[on])
+
+
+def test_folded_weights_follow_what_changes() -> None:
+    model, x = chain(0), torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    run(model, x, "conditional")
+    with torch.no_grad():
+        model.first.conv.weight.mul_(2)
+        model.first.norm.running_mean.add_(1)  # type: ignore[union-attr,operator]
+        model.third.norm.bias = nn.Parameter(torch.ones(4, dtype=torch.float64))  # type: ignore[union-attr]
+    assert torch.allclose(run(model, x, "conditional"), run(model, x, "masked"), atol=1e-11)
+
+
+def test_statistics_are_taken_where_only_the_norm_is_in_training() -> None:
+    """As when they are taken anew after a cut: a folded norm would see nothing."""
+    model, x = chain(0), torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    norm: Any = model.first.norm
+    norm.momentum = None
+    norm.reset_running_stats()
+    norm.train()
+    run(model, x, "fastest")
+    assert torch.allclose(norm.running_mean, model.first.conv(x).mean((0, 2, 3)))
+
+
+def test_copies_have_wires_of_their_own() -> None:
+    model, x = chain(0), torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    expected = run(model, x, "conditional")
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
+        assert twin.first.sink is twin.second.source
+        assert twin.first.sink is not model.first.sink
+        assert torch.equal(run(twin, x, "conditional"), expected)
+
+
+def test_a_reader_refuses_what_its_gate_did_not_make() -> None:
+    model = chain(0)
+    run(model, torch.randn(1, 3, 8, 8, dtype=torch.float64), "conditional")
+    with pytest.raises(InputError, match="must read what the gated convolution before it made"):
+        run(model.second, torch.randn(1, 8, 8, 8, dtype=torch.float64), "conditional")
+
+
+def test_another_size_than_the_one_measured_runs() -> None:
+    model = chain(2)
+    for size in (8, 12, 5):
+        x = torch.randn(2, 3, size, size, dtype=torch.float64)
+        assert torch.allclose(run(model, x, "fastest"), run(model, x, "masked"), atol=1e-11)
+
+
+def test_compiled_and_in_inference_mode() -> None:
+    model, x = chain(0), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.allclose(model(x), run(model, x, "masked"), atol=1e-11)
+
+
+def test_speed_says_up_to_which_share_skipping_pays() -> None:
+    speed = Speed(all=10.0, base=2.0, slope=10.0)
+    assert speed.some(0.5) == 7.0
+    assert speed.limit == pytest.approx(0.8)
+    assert Speed(all=1.0, base=2.0, slope=0.0).limit == 0.0
