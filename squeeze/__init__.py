@@ -20,6 +20,9 @@ from squeeze.export import export_onnx as export_onnx
 from squeeze.export import export_pt2 as export_pt2
 from squeeze.finetune import FineTune as FineTune
 from squeeze.finetune import finetune as finetune
+from squeeze.gating.codes import Codes as Codes
+from squeeze.gating.codes import gather as gather
+from squeeze.gating.codes import load_codes as load_codes
 from squeeze.latency import Latency as Latency
 from squeeze.latency import compare as compare
 from squeeze.latency import latency as latency

@@ -88,14 +88,14 @@ def test_equal_samples_are_run_together_and_others_apart() -> None:
     model = chain(3)
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)[[0, 1, 0, 2, 1]]
     calls: list[int] = []
-    filters = GatedConv2d._filters
+    plain = GatedConv2d.filters
 
     def counted(self: GatedConv2d, part: Tensor, rows: Any, present: Any) -> Tensor:
         calls.append(len(part))
-        return filters(self, part, rows, present)
+        return plain(self, part, rows, present)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GatedConv2d, "_filters", counted)
+        patch.setattr(GatedConv2d, "filters", counted)
         with observing() as seen:
             run(model.first, x, "apart")
     codes = [tuple(code) for code in seen[model.first][0].code.tolist()]

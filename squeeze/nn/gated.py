@@ -48,7 +48,7 @@ class _Convolving(nn.Module):
         y = self.conv(x) if present is None else self._convolved(x, self.conv.weight, self.conv.bias, None, present)
         return y if self.norm is None else self.norm(y)
 
-    def _filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
+    def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
         """Some filters of some channels, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
         return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
 
@@ -115,7 +115,7 @@ class GatedConv2d(_Convolving):
     def _narrow(self, x: Tensor, code: Tensor, present: Tensor | None) -> Tensor:
         """Only filters that are on for some sample."""
         rows, exact = _on(code)
-        y = self._filters(x, rows, present)
+        y = self.filters(x, rows, present)
         if not exact:
             y = y * _over_positions(code.index_select(1, rows))
         if self.sink is not None:
@@ -139,7 +139,7 @@ class GatedConv2d(_Convolving):
             return self._apart(x, code, sent)
         if self.sink is not None:
             self.sink.send(Sent(code, None, exact=False))
-        return self._filters(x, None, present) * _over_positions(code)
+        return self.filters(x, None, present) * _over_positions(code)
 
     def _apart(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
         """Samples of equal codes together, the others one by one: (B, N, H', W')."""
@@ -154,7 +154,7 @@ class GatedConv2d(_Convolving):
             columns, place = (None, None) if sent is None else _columns(sent, int(samples[0]))
             part = x.index_select(0, samples)
             part = part if place is None else part.index_select(1, place)
-            y = self._filters(part, rows, columns) * _over_positions(code[samples][:, rows])
+            y = self.filters(part, rows, columns) * _over_positions(code[samples][:, rows])
             if whole is None:
                 whole = y.new_zeros(len(x), code.shape[1], *y.shape[2:])
             whole[samples.unsqueeze(1), rows] = y
@@ -166,8 +166,8 @@ class GatedConv2d(_Convolving):
         code = x.new_zeros(len(x), self.conv.out_channels)
         code[:, : round(share * code.shape[1])] = 1
         if share == 1:
-            return lambda: self._filters(x, None, present) * _over_positions(code)
-        return lambda: _scattered(self._filters(x, _on(code)[0], present), _on(code)[0], code)
+            return lambda: self.filters(x, None, present) * _over_positions(code)
+        return lambda: _scattered(self.filters(x, _on(code)[0], present), _on(code)[0], code)
 
     def way(self, x: Tensor) -> str:
         """How an input like this one is computed in eval mode: from which share of the filters on all are computed."""
@@ -191,7 +191,7 @@ class ReadingConv2d(_Convolving):
         """(B, c, H, W) to (B, N, H', W')."""
         sent = self._sent(x)
         present = None if sent is None else sent.present
-        return self._plain(x) if present is None else self._filters(x, None, present)
+        return self._plain(x) if present is None else self.filters(x, None, present)
 
 
 class FollowingConv2d(_Convolving):
@@ -206,7 +206,7 @@ class FollowingConv2d(_Convolving):
             self.sink.send(sent)
         if sent.present is None:
             return self._plain(x) * _over_positions(sent.code)
-        y = self._filters(x, sent.present, None)
+        y = self.filters(x, sent.present, None)
         return y if sent.exact else y * _over_positions(sent.code.index_select(1, sent.present))
 
 

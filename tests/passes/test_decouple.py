@@ -82,7 +82,7 @@ def compressed(model: nn.Module, chosen: Any, task: Any, epochs: int = 0) -> squ
 
 @pytest.fixture(scope="module")
 def decoupled(trained: nn.Module) -> squeeze.Result:
-    return compressed(trained, quick(), a_task())
+    return compressed(trained, quick(epochs=6), a_task())
 
 
 def test_keeps_the_contract() -> None:
