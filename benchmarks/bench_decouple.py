@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +20,6 @@ import squeeze
 from benchmarks import cifar
 from benchmarks.latencies import write_json
 from benchmarks.records import circumstances, finished
-from squeeze.gating.codes import gather
-from squeeze.gating.costs import require_gates
-from squeeze.onnx_session import feed, open_session
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,8 @@ def trained(setup: Setup, task: Any, dense: nn.Module, work: Path) -> dict[str, 
         dense.to(setup.device), settings, task, finetuning=squeeze.FineTune(epochs=setup.finetuning), run=run
     )
     model = result.model.cpu().eval()
-    squeeze.save(squeeze_result(model, result.plan), work / setup.name / "model.safetensors")
-    codes = gather(model, task, task.batches("test"))
-    again = require_gates(model, task.example_inputs)
-    alone = again.costs.shares(
-        [torch.from_numpy(codes.on[:, codes.layer(name)]).float() for name in codes.layers], reading=False
-    )
+    squeeze.save(Small(model, result.plan), work / setup.name / "model.safetensors")
+    codes = squeeze.gather(model, task, task.batches("test"))
     mean = codes.on.mean(0)
     return {
         "setup": asdict(setup),
@@ -80,7 +74,6 @@ def trained(setup: Setup, task: Any, dense: nn.Module, work: Path) -> dict[str, 
             "mean": float(codes.share.mean()),
             "deviation": float(codes.share.std()),
             "quantiles": np.quantile(codes.share, [0, 0.25, 0.5, 0.75, 1]).tolist(),
-            "filters_alone": float(alone.mean()),
         },
         "filters": {"always": float((mean == 1).mean()), "never": float((mean == 0).mean()), "all": len(mean)},
         "seconds": time.time() - begin,
@@ -89,7 +82,7 @@ def trained(setup: Setup, task: Any, dense: nn.Module, work: Path) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class squeeze_result:
+class Small:
     """What `squeeze.save` takes."""
 
     model: nn.Module
@@ -104,8 +97,10 @@ def timed(setup: Setup, task: Any, dense: nn.Module, work: Path, images: int, th
     ways: dict[str, Callable[[Tensor], Any]] = {"dense, PyTorch": dense, "gated, PyTorch": gated}
     for name, model in (("dense", dense), ("gated", gated)):
         path = squeeze.export_onnx(model, task.example_inputs, folder / f"{name}.onnx")
-        session = open_session(path, threads)
-        ways[f"{name}, ONNX Runtime"] = lambda x, session=session: session.run(None, feed(session, x))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        ways[f"{name}, ONNX Runtime"] = lambda x, session=session: session.run(None, {"input": x.numpy()})
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
         for number, x in enumerate(singles(task, images)):
