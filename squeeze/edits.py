@@ -72,7 +72,7 @@ def carry_out(model: nn.Module, edits: Iterable[Edit], cut: Cutter = _kept) -> n
             _select(model, edit, before)
         elif isinstance(edit, Gate):
             for module in model.modules():
-                _bring_up_to_date(module, before)
+                bring_up_to_date(module, before)
             put_gate(model, edit)
         else:
             _cluster(model, edit, before)

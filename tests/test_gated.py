@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from squeeze.errors import InputError
 from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing, observing, settled
 from squeeze.nn.gates import Wire, binarised
-from squeeze.nn.speeds import Speed
+from squeeze.nn.speeds import ALL, Line, Speed, Speeds
 
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3, "padding": 1, "bias": False},
@@ -82,6 +82,25 @@ def test_what_is_skipped_is_what_is_masked(seed: int, form: str, norm: bool, dep
     expected = run(model, x, "masked")
     for way in ("conditional", "apart", "fastest"):
         assert torch.allclose(run(model, x, way), expected, atol=1e-11), way
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    form=st.sampled_from([name for name in FORMS if name != "reflect"]),
+    depthwise=st.booleans(),
+    batch=st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_native_kernel_computes_the_same(seed: int, form: str, depthwise: bool, batch: int) -> None:
+    model = chain(seed, form, depthwise=depthwise).float()
+    x = torch.randn(batch, 3, 9, 10)
+    expected = run(model, x, "masked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Speed, "best", lambda speed, share: ("native" if "native" in speed.lines else ALL, 0.0))
+        patch.setattr(Speeds, "fastest", lambda speeds, x, ways: "native")
+        # A second call takes what the first one made.
+        for _ in range(2):
+            assert torch.allclose(run(model, x, "fastest"), expected, atol=1e-4)
 
 
 def test_equal_samples_are_run_together_and_others_apart() -> None:
@@ -232,7 +251,12 @@ def test_compiled_and_in_inference_mode() -> None:
 
 
 def test_speed_says_up_to_which_share_skipping_pays() -> None:
-    speed = Speed(all=10.0, base=2.0, slope=10.0)
-    assert speed.some(0.5) == 7.0
-    assert speed.limit == pytest.approx(0.8)
-    assert Speed(all=1.0, base=2.0, slope=0.0).limit == 0.0
+    speed = Speed({ALL: Line(10.0, 0.0), "some": Line(2.0, 10.0), "native": Line(4.0, 7.0)})
+    assert speed.best(0.1) == ("some", 3.0)
+    assert speed.best(0.8)[0] == "native"
+    assert speed.best(1.0) == (ALL, 10.0)
+    assert speed.limit == pytest.approx(6 / 7)
+    assert Speed({ALL: Line(1.0, 0.0), "some": Line(2.0, 0.0)}).limit == 0.0
+    for _ in range(100):
+        speed.saw(0.3)
+    assert speed.share == pytest.approx(0.3, abs=1e-3)

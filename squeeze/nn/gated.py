@@ -1,7 +1,6 @@
 """Convolutions that compute, for each input anew, only the filters that a gate leaves on."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,10 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from squeeze.copying import layout
 from squeeze.errors import InputError
+from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters
 from squeeze.nn.folding import Folded
 from squeeze.nn.gates import Controller, Sent, Signal, Wire, asked_for, binarised, observed, tell
-from squeeze.nn.speeds import Speeds
+from squeeze.nn.speeds import ALL, Speeds, Way
 
 
 class _Convolving(nn.Module):
@@ -30,7 +30,37 @@ class _Convolving(nn.Module):
         self.conv, self.norm = conv, norm
         self.source: Wire | None = None
         self.sink: Wire | None = None
-        self._folded = Folded()
+        self._folded, self._native, self._speeds = Folded(), KeptFilters(), Speeds()
+
+    def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
+        """Some filters of some channels, by PyTorch, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
+        return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
+
+    def native(self, x: Tensor) -> Filters | None:
+        """The native kernel for inputs like this one, if there is one."""
+        conv = self.conv
+        fits = x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and x.numel() and conv.padding_mode == "zeros"
+        if not fits or isinstance(conv.padding, str):
+            return None
+        tensors = [t for part in (conv, self.norm, *self._controller()) if part is not None for t in _tensors(part)]
+        return self._native.get(self._operands, tensors)
+
+    def _operands(self) -> GatedOperands:
+        conv, (weight, bias) = self.conv, self._folded.get(self.conv, self.norm)
+        controller = tuple(t for part in self._controller() for t in (part.weight, part.bias))
+        padding = tuple(int(side) for side in conv.padding)
+        return GatedOperands(
+            weight,
+            bias,
+            conv.stride,
+            padding,
+            conv.dilation,
+            conv.groups,
+            controller[:4] if controller else None,  # type: ignore[arg-type]
+        )
+
+    def _controller(self) -> tuple[nn.Linear, ...]:
+        return ()
 
     def _sent(self, x: Tensor) -> Sent | None:
         """What came with the input."""
@@ -48,9 +78,17 @@ class _Convolving(nn.Module):
         y = self.conv(x) if present is None else self._convolved(x, self.conv.weight, self.conv.bias, None, present)
         return y if self.norm is None else self.norm(y)
 
-    def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
-        """Some filters of some channels, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
-        return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
+    def _quickest(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
+        """As `filters`, of a narrow input: by PyTorch, or natively if that was measured to be faster."""
+        free = not torch.compiler.is_exporting() and not is_in_torch_dispatch_mode() and not torch.is_grad_enabled()
+        native = self.native(x) if free else None
+        if native is None:
+            return self.filters(x, rows, present)
+        ways = {
+            "PyTorch": lambda: self.filters(x, rows, present),
+            "native": lambda: native.convolve(x, rows, present, scatter=False),
+        }
+        return ways[self._speeds.fastest(x, ways)]()
 
     def _convolved(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, present: Tensor | None
@@ -85,32 +123,34 @@ class GatedConv2d(_Convolving):
         super().__init__(conv, norm)
         self.gate = Controller(conv.in_channels, conv.out_channels, hidden).to(conv.weight.device, conv.weight.dtype)
         self.relu = relu
-        self._speeds = Speeds()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, N, H', W'); with fewer channels where `sink` is there."""
         sent = self._sent(x)
         present = None if sent is None else sent.present
-        logits = self.gate(x, present)
-        code = binarised(logits, self.training)
         exporting = torch.compiler.is_exporting()
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
         learning = self.training or (self.norm is not None and self.norm.training)
         if learning or (whole and not exporting):
-            return self._masked(self._plain(x, present), logits, code)
+            logits = self.gate(x, present)
+            return self._masked(self._plain(x, present), logits, binarised(logits, self.training))
+        if exporting or asked_for() != "fastest" or is_in_torch_dispatch_mode():
+            code = self._told(self.gate(x, present))
+            return self._apart(x, code, sent) if asked_for() == "apart" else self._narrow(x, code, present)
+        return self._fastest(x, sent)
+
+    def _told(self, logits: Tensor) -> Tensor:
+        """The code of logits, in eval mode; whoever observes is told."""
+        code = binarised(logits, training=False)
         if observed():
             tell(self, Signal(logits, code))
-        if exporting or asked_for() == "conditional" or is_in_torch_dispatch_mode():
-            return self._narrow(x, code, present)
-        return self._apart(x, code, sent) if asked_for() == "apart" else self._fastest(x, code, sent)
+        return code
 
     def _masked(self, y: Tensor, logits: Tensor, code: Tensor) -> Tensor:
         """All filters (B, N, H', W'), multiplied by the code."""
         if observed():
             tell(self, Signal(logits, code, (y.relu() if self.relu else y).mean((2, 3)) if self.training else None))
-        if self.sink is not None:
-            self.sink.send(Sent(code, None, exact=False))
-        return y * _over_positions(code)
+        return self._sending(Sent(code, None, exact=False), y * _over_positions(code))
 
     def _narrow(self, x: Tensor, code: Tensor, present: Tensor | None) -> Tensor:
         """Only filters that are on for some sample."""
@@ -118,33 +158,40 @@ class GatedConv2d(_Convolving):
         y = self.filters(x, rows, present)
         if not exact:
             y = y * _over_positions(code.index_select(1, rows))
-        if self.sink is not None:
-            self.sink.send(Sent(code, rows, exact))
-            return y
-        return _scattered(y, rows, code)
+        return _scattered(y, rows, code) if self.sink is None else self._sending(Sent(code, rows, exact), y)
 
-    def _fastest(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
-        """Whichever way is the fastest: all filters, those that are on for some sample, or each sample by itself."""
+    def _fastest(self, x: Tensor, sent: Sent | None) -> Tensor:
+        """By the kernel if it promises most; else the code is looked at first."""
         present = None if sent is None else sent.present
-        run = partial(self._timed, present)
-        speed = self._speeds.of(x, present, run)
-        times = {"all": speed.all, "some": speed.some(float(code.amax(0).mean()))}
+        native = self.native(x)
+        speed = self._speeds.of(x, present is not None, lambda: self._ways(x, present, native))
+        if native is not None and speed.best(speed.share)[0] == "native":
+            y, logits, rows = native.gated(x, present, scatter=self.sink is None)
+            speed.saw(len(rows) / logits.shape[1])
+            if self.sink is None and not observed():
+                return y
+            code = self._told(logits)
+            exact = len(code) == 1 and (len(rows) > 1 or bool(code[0, rows[0]]))
+            return self._sending(Sent(code, None if self.sink is None else rows, exact), y)
+        code = self._told(self.gate(x, present) if native is None else native.logits(x, present))
+        share = float(code.amax(0).mean())
+        speed.saw(share)
+        way, seconds = speed.best(share)
         if len(code) > 1:
-            one = self._speeds.of(x[:1], present, run)
-            times["apart"] = sum(one.some(share) for share in code.mean(1).tolist())
-        way = min(times, key=lambda name: times[name])
-        if way == "some":
+            one = self._speeds.of(x[:1], present is not None, lambda: self._ways(x[:1], present, native))
+            if sum(one.best(share)[1] for share in code.mean(1).tolist()) < seconds:
+                return self._apart(x, code, sent)
+        if way != ALL:
             return self._narrow(x, code, present)
-        if way == "apart":
-            return self._apart(x, code, sent)
+        return self._sending(Sent(code, None, exact=False), self.filters(x, None, present) * _over_positions(code))
+
+    def _sending(self, sent: Sent, y: Tensor) -> Tensor:
         if self.sink is not None:
-            self.sink.send(Sent(code, None, exact=False))
-        return self.filters(x, None, present) * _over_positions(code)
+            self.sink.send(sent)
+        return y
 
     def _apart(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
         """Samples of equal codes together, the others one by one: (B, N, H', W')."""
-        if self.sink is not None:
-            self.sink.send(Sent(code, None, exact=False))
         came = code.new_ones(len(code), 0) if sent is None else sent.code
         numbers = torch.unique(torch.cat((code, came), 1), dim=0, return_inverse=True)[1]
         whole: Tensor | None = None
@@ -159,25 +206,42 @@ class GatedConv2d(_Convolving):
                 whole = y.new_zeros(len(x), code.shape[1], *y.shape[2:])
             whole[samples.unsqueeze(1), rows] = y
         assert whole is not None  # noqa: S101 - for the type checker
-        return whole
+        return self._sending(Sent(code, None, exact=False), whole)
 
-    def _timed(self, present: Tensor | None, x: Tensor, share: float) -> Callable[[], Tensor]:
-        """What is timed: so many of the filters, or all of them and a multiplication."""
-        code = x.new_zeros(len(x), self.conv.out_channels)
-        code[:, : round(share * code.shape[1])] = 1
-        if share == 1:
-            return lambda: self.filters(x, None, present) * _over_positions(code)
-        return lambda: _scattered(self.filters(x, _on(code)[0], present), _on(code)[0], code)
+    def _ways(self, x: Tensor, present: Tensor | None, native: Filters | None) -> Mapping[str, Way]:
+        """What is timed, controllers included."""
+        count, code = self.conv.out_channels, x.new_ones(len(x), self.conv.out_channels)
+        logits = (lambda: self.gate(x, present)) if native is None else (lambda: native.logits(x, present))
+
+        def some(share: float) -> Callable[[], Tensor]:
+            rows = torch.arange(max(1, round(share * count)), device=x.device)
+            return lambda: (logits(), _scattered(self.filters(x, rows, present), rows, code))[1]
+
+        def natively(share: float) -> Callable[[], Tensor]:
+            assert native is not None  # noqa: S101 - for the type checker
+            rows = torch.arange(max(1, round(share * count)))
+            return lambda: (logits(), native.convolve(x, rows, present, self.sink is None))[1]
+
+        def everything(share: float) -> Callable[[], Tensor]:
+            return lambda: (logits(), self.filters(x, None, present) * _over_positions(code))[1]
+
+        return {ALL: everything, "some": some} | ({} if native is None else {"native": natively})
+
+    def _controller(self) -> tuple[nn.Linear, ...]:
+        return self.gate.reduce, self.gate.expand
 
     def way(self, x: Tensor) -> str:
-        """How an input like this one is computed in eval mode: from which share of the filters on all are computed."""
+        """How an input like this one is computed in eval mode: up to which share of the filters some are computed."""
         sent = self._sent(x)
         present = None if sent is None else sent.present
         with torch.no_grad():
-            limit = self._speeds.of(x, present, partial(self._timed, present)).limit
+            native = self.native(x)
+            speed = self._speeds.of(x, present is not None, lambda: self._ways(x, present, native))
+        limit, name = speed.limit, speed.best(speed.share)[0]
         if limit <= 0:
             return "dense: measured to be faster"
-        return "conditional" if limit >= 1 else f"conditional up to {limit:.0%} of the filters"
+        how = "native" if name == "native" else "conditional"
+        return how if limit >= 1 else f"{how} up to {limit:.0%} of the filters"
 
     def extra_repr(self) -> str:
         """What becomes of the output."""
@@ -191,7 +255,7 @@ class ReadingConv2d(_Convolving):
         """(B, c, H, W) to (B, N, H', W')."""
         sent = self._sent(x)
         present = None if sent is None else sent.present
-        return self._plain(x) if present is None else self.filters(x, None, present)
+        return self._plain(x) if present is None else self._quickest(x, None, present)
 
 
 class FollowingConv2d(_Convolving):
@@ -206,8 +270,12 @@ class FollowingConv2d(_Convolving):
             self.sink.send(sent)
         if sent.present is None:
             return self._plain(x) * _over_positions(sent.code)
-        y = self.filters(x, sent.present, None)
+        y = self._quickest(x, sent.present, None)
         return y if sent.exact else y * _over_positions(sent.code.index_select(1, sent.present))
+
+
+def _tensors(part: nn.Module) -> list[Tensor | None]:
+    return [*part._parameters.values(), *part._buffers.values()]
 
 
 def _over_positions(code: Tensor) -> Tensor:

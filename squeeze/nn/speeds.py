@@ -1,7 +1,7 @@
 """How long a layer takes with some of its filters and with all, measured once for each shape."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,40 +12,61 @@ ROUNDS = 5
 """How often each is timed, in turn; the best counts, which other load on the machine disturbs least."""
 SHARES = (0.25, 0.75)
 """Of the filters: between these times grow in a straight line."""
+MEMORY = 0.9
+"""Of the running mean of what share of the filters was on."""
 
-Run = Callable[[Tensor, float], Callable[[], Tensor]]
-"""From an input and a share of the filters to what is timed; 1 for all of them, the dense way."""
+ALL = "all"
+"""The way that computes all filters."""
+Way = Callable[[float], Callable[[], Tensor]]
+"""From a share of the filters to what is timed."""
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Seconds of one call.
+class Line:
+    """Seconds of one call: `base`, and `slope` for all of the filters."""
 
-    Attributes:
-        all: With all filters.
-        base: With none, as far as the line goes.
-        slope: What all of them add to that.
-    """
-
-    all: float
     base: float
     slope: float
 
-    def some(self, share: float) -> float:
+    def at(self, share: float) -> float:
         """With a share of the filters."""
         return self.base + self.slope * share
+
+
+@dataclass
+class Speed:
+    """What was measured of one shape.
+
+    Attributes:
+        lines: Of each way.
+        share: Of the filters, a running mean of what was on: codes are known only after the first choice.
+    """
+
+    lines: Mapping[str, Line]
+    share: float = 0.5
+
+    def best(self, share: float) -> tuple[str, float]:
+        """The fastest way with a share of the filters, and its seconds."""
+        return min(((name, line.at(share)) for name, line in self.lines.items()), key=lambda pair: pair[1])
+
+    def saw(self, share: float) -> None:
+        """So many filters were on."""
+        self.share = MEMORY * self.share + (1 - MEMORY) * share
 
     @property
     def limit(self) -> float:
         """The share of the filters up to which it is faster to compute some."""
-        return (self.all - self.base) / self.slope if self.slope > 0 else float(self.all > self.base)
+        some = [line for name, line in self.lines.items() if name != ALL]
+        dense = self.lines[ALL].base
+        limits = [(dense - line.base) / line.slope if line.slope > 0 else float(dense > line.base) for line in some]
+        return max(0.0, min(1.0, max(limits, default=0.0)))
 
 
 class Speeds:
     """What was measured of a layer; not copied with it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], Speed] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
 
     def __deepcopy__(self, memo: Any) -> "Speeds":
         return Speeds()
@@ -53,23 +74,49 @@ class Speeds:
     def __reduce__(self) -> Any:
         return Speeds, ()
 
-    def of(self, x: Tensor, present: Tensor | None, run: Run) -> Speed:
-        """For inputs like this one; what comes narrow is measured at the first width that comes."""
-        key = (len(x), *x.shape[2:], present is None, torch.get_num_threads(), x.dtype)
+    def of(self, x: Tensor, narrow: bool, ways: Callable[[], Mapping[str, Way]]) -> Speed:
+        """For inputs like this one; what comes narrow is measured at the first width that comes.
+
+        Args:
+            x: (B, c, H, W).
+            narrow: It holds some of the channels.
+            ways: Makes what is timed; `ALL` is among them, and takes no share.
+        """
+        key = _key(x, narrow)
         found = self._known.get(key)
         if found is None:
-            few, many, everything = _best([run(x, share) for share in (*SHARES, 1.0)])
-            slope = max(0.0, (many - few) / (SHARES[1] - SHARES[0]))
-            found = self._known[key] = Speed(everything, max(0.0, few - slope * SHARES[0]), slope)
+            made = ways()
+            few, many = ({name: way(share) for name, way in made.items() if name != ALL} for share in SHARES)
+            runs = {f"{name} {number}": run for number, runs in enumerate((few, many)) for name, run in runs.items()}
+            best = _best({ALL: made[ALL](1.0), **runs})
+            lines = {name: _line(best[f"{name} 0"], best[f"{name} 1"]) for name in few}
+            found = self._known[key] = Speed({ALL: Line(best[ALL], 0.0), **lines})
         return found
 
+    def fastest(self, x: Tensor, ways: Mapping[str, Callable[[], Tensor]]) -> str:
+        """Which of several ways is the fastest for narrow inputs like this one."""
+        key = _key(x, True)
+        if key not in self._known:
+            best = _best(ways)
+            self._known[key] = min(best, key=lambda name: best[name])
+        return str(self._known[key])
 
-def _best(ways: list[Callable[[], Tensor]]) -> list[float]:
-    best = [float("inf")] * len(ways)
+
+def _key(x: Tensor, narrow: bool) -> tuple[Any, ...]:
+    return (x.shape[0], x.shape[2:], narrow, torch.get_num_threads(), x.dtype)
+
+
+def _line(few: float, many: float) -> Line:
+    slope = max(0.0, (many - few) / (SHARES[1] - SHARES[0]))
+    return Line(max(0.0, few - slope * SHARES[0]), slope)
+
+
+def _best(ways: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+    best = dict.fromkeys(ways, float("inf"))
     for warm in range(ROUNDS + 1):
-        for number, way in enumerate(ways):
+        for name, way in ways.items():
             begin = time.perf_counter()
             way()
             if warm:
-                best[number] = min(best[number], time.perf_counter() - begin)
+                best[name] = min(best[name], time.perf_counter() - begin)
     return best
