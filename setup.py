@@ -38,7 +38,17 @@ setup(
             [str(NATIVE / f"{name}.cpp") for name in ("api", "gated", "pool", "portable", "avx2", "avx512")],
             depends=[
                 str(NATIVE / f"{name}.h")
-                for name in ("clustered", "controller", "filters", "gated", "planes", "pool", "tile", "vectors")
+                for name in (
+                    "clustered",
+                    "controller",
+                    "copies",
+                    "filters",
+                    "gated",
+                    "planes",
+                    "pool",
+                    "tile",
+                    "vectors",
+                )
             ],
             language="c++",
             optional=True,

@@ -149,7 +149,7 @@ class Filters:
         rows = self._all if rows is None else _listed(rows, "rows")
         x, present = self._read(x, rows if self.depthwise else present)
         call = self._call(x, present)
-        y = x.new_empty(len(x), self._layer.filters if scatter else len(rows), call.out_height, call.out_width)
+        y = x.new_empty(x.shape[0], self._layer.filters if scatter else len(rows), call.out_height, call.out_width)
         call.output, call.rows, call.count, call.scatter = y.data_ptr(), rows.data_ptr(), len(rows), scatter
         self._code.run_gated("rows", self._layer, call, torch.get_num_threads())
         return y
@@ -174,7 +174,7 @@ class Filters:
         """
         x, present = self._read(x, present)
         call, logits, rows = self._call(x, present), self._room(x), torch.empty_like(self._all)
-        shape = (len(x), self._layer.filters, call.out_height, call.out_width)
+        shape = (x.shape[0], self._layer.filters, call.out_height, call.out_width)
         y = x.new_empty(shape)
         call.output, call.logits, call.rows, call.scatter = y.data_ptr(), logits.data_ptr(), rows.data_ptr(), scatter
         count = self._code.run_gated("conv2d", self._layer, call, torch.get_num_threads())
@@ -188,7 +188,7 @@ class Filters:
             raise ValueError(
                 "Filters: must have a controller to give logits, got none; give its weights in GatedOperands."
             )
-        return x.new_empty(len(x), self._layer.filters)
+        return x.new_empty(x.shape[0], self._layer.filters)
 
     def _read(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The input and the list of its channels, as the kernel reads them."""

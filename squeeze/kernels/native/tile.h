@@ -192,12 +192,12 @@ void add_clusters(const Tile& tile, const Chunk& chunk) {
     for (int64_t c = chunk.begin, end; c < chunk.end; c = end) {
         const int64_t count = counts[c];
         for (end = c + 1; end < chunk.end && counts[end] == count;) ++end;
-        in_blocks<F::CENTROIDS, 1>(count, [&](int64_t k, int64_t rows) {
+        in_blocks(count, F::CENTROIDS, 1, [&](int64_t k, int64_t rows) {
             centroids.step[rows](tile, c, end, count, k, z + k * F::TILE);
         });
         z += (end - c) * count * F::TILE;
     }
-    in_blocks<F::OUTPUTS, F::OUTPUTS % 4 ? 2 : 4>(tile.layer.outputs, [&](int64_t n, int64_t rows) {
+    in_blocks(tile.layer.outputs, F::OUTPUTS, F::OUTPUTS % 4 ? 2 : 4, [&](int64_t n, int64_t rows) {
         clusters.step[rows](tile, chunk, n);
     });
 }
@@ -205,7 +205,7 @@ void add_clusters(const Tile& tile, const Chunk& chunk) {
 template <typename F, int K>
 void add_dense(const Tile& tile, const Chunk& chunk) {
     static constexpr auto dense = Table<Steps<F, K>::template Dense, F::DENSE>();
-    in_blocks<F::DENSE, 1>(tile.layer.outputs, [&](int64_t n, int64_t rows) { dense.step[rows](tile, chunk, n); });
+    in_blocks(tile.layer.outputs, F::DENSE, 1, [&](int64_t n, int64_t rows) { dense.step[rows](tile, chunk, n); });
 }
 
 // One stage of a tile.

@@ -71,14 +71,13 @@ struct Table {
     }
 };
 
-// Calls step(from, rows) for blocks of nearly equal size, none above `Most`, in multiples of `Unit`.
-template <int Most, int Unit, typename Step>
-inline void in_blocks(int64_t total, Step step) {
-    static_assert(Most % Unit == 0);
-    const int64_t blocks = (total + Most - 1) / Most;
+// Calls step(from, rows) for blocks of nearly equal size, none above `most`, in multiples of `unit`, which divides `most`.
+template <typename Step>
+inline void in_blocks(int64_t total, int64_t most, int64_t unit, Step step) {
+    const int64_t blocks = (total + most - 1) / most;
     for (int64_t b = 0, from = 0; from < total; ++b) {
-        const int64_t units = (total - from + Unit - 1) / Unit;
-        const int64_t rows = std::min((units + blocks - b - 1) / (blocks - b) * Unit, total - from);
+        const int64_t units = (total - from + unit - 1) / unit;
+        const int64_t rows = std::min((units + blocks - b - 1) / (blocks - b) * unit, total - from);
         step(from, rows);
         from += rows;
     }
