@@ -102,6 +102,11 @@ class Speeds:
         return str(self._known[key])
 
 
+def seconds(way: Callable[[], Tensor]) -> float:
+    """Of one call."""
+    return _best({"": way})[""]
+
+
 def _key(x: Tensor, narrow: bool) -> tuple[Any, ...]:
     return (x.shape[0], x.shape[2:], narrow, torch.get_num_threads(), x.dtype)
 

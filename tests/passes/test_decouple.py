@@ -334,3 +334,28 @@ def test_a_copy_of_a_reader_stays_dense_where_its_input_is_not_all_gated() -> No
     sites = {site.conv: site for site in squeeze.trace(Net().eval(), torch.zeros(1, 1, 8, 8)).gateable}
     assert sites["conv2"].reads == () and sites["narrow"].reads == ()
     assert not isinstance(model, ReadingConv2d)
+
+
+def test_only_gates_that_pay_and_again_when_resumed(
+    trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = a_task()
+    structure = squeeze.trace(trained, task.example_inputs)
+    costs = {24: 0.5, 16: 0.9, 32: 1.4}  # by the number of filters
+    monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: costs[self.conv.out_channels])
+    settings = quick(epochs=1, macs=0.9, paying=True)
+    found = settings.search(trained, structure, task, squeeze.Run(tmp_path))
+    assert [edit.module for edit in found.edits if isinstance(edit, Gate)] == ["conv1", "conv2", "narrow"]
+    assert ["wide", "would take 1.40 times as long with a gate"] in found.history["left_out"]
+    monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: 5.0)  # another moment, another answer
+    again = settings.search(trained, structure, task, squeeze.Run(tmp_path, resume=True))
+    assert again.edits == found.edits
+    with pytest.raises(InputError, match="would take 5.00 times as long with a gate"):
+        settings.search(trained, structure, task, squeeze.Run(tmp_path))
+
+
+def test_what_a_gate_costs_is_measured(decoupled: squeeze.Result) -> None:
+    layer = decoupled.model.get_submodule("conv2")
+    assert isinstance(layer, GatedConv2d)
+    few, many = (layer.cost(torch.randn(1, 24, 8, 8), share) for share in (0.1, 1.0))
+    assert 0 < few <= many
