@@ -44,8 +44,8 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path | str, *, o
 
     Names: a single input is ``input``, several have the names of the parameters of ``forward``; outputs are ``output``,
     ``output_0``, ``output_1`` … or the keys of a dict. Dim 0 is the batch, of any size, in every input that has the
-    size of the first input there. A network with gates computes only the filters that are on for some sample of the
-    batch, and has ``codes`` as its last output: (batch, filters) bool, which were on, in the model's order.
+    size of the first input there. A network with gates has ``codes`` as its last output, (batch, filters) bool: which
+    were on, in the model's order. Of its large convolutions only filters that are on for some sample are computed.
 
     Args:
         model: Any module; left as it is, and exported in eval mode.

@@ -24,7 +24,7 @@ def put_gate(model: nn.Module, edit: Gate) -> None:
     _replace(model, pair, gated)
     if not edit.reads:
         return
-    wire = gated.sink = Wire()
+    wire = gated.sink = Wire(bool(edit.follows))
     for pair in edit.follows:
         conv, norm = _taken(model, pair, depthwise=True)
         following = FollowingConv2d(conv, norm).train(conv.training)

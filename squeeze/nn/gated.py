@@ -4,107 +4,22 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from squeeze.copying import layout
 from squeeze.errors import InputError
-from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters
-from squeeze.nn.folding import Folded
-from squeeze.nn.gates import Controller, Sent, Signal, Wire, asked_for, binarised, observed, tell
-from squeeze.nn.speeds import ALL, Speeds, Way, seconds
+from squeeze.kernels.gated import Filters
+from squeeze.nn.convolving import Convolving
+from squeeze.nn.gates import Controller, Sent, Signal, asked_for, binarised, observed, tell
+from squeeze.nn.speeds import ALL, Way, seconds
+
+EXPORTED_FROM = 50_000_000
+"""Multiply-accumulates from which an exported convolution computes only filters that are on: with smaller ones ONNX
+Runtime takes longer to pick weights, and to convolve with weights that it could not prepare, than it saves
+(benchmarks/README.md)."""
 
 
-class _Convolving(nn.Module):
-    """A convolution, the batch norm behind it, and the wires to what lies before and behind.
-
-    Attributes:
-        conv: The convolution.
-        norm: The batch norm that its output goes into, and nothing else does; None for none.
-        source: From the gated convolution that made its input, if all of that is gated.
-        sink: To those who read its output, if all of them know what to do with fewer channels.
-    """
-
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, norm
-        self.source: Wire | None = None
-        self.sink: Wire | None = None
-        self._folded, self._native, self._speeds = Folded(), KeptFilters(), Speeds()
-
-    def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
-        """Some filters of some channels, by PyTorch, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
-        return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
-
-    def native(self, x: Tensor) -> Filters | None:
-        """The native kernel for inputs like this one, if there is one."""
-        conv = self.conv
-        fits = x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and x.numel() and conv.padding_mode == "zeros"
-        if not fits or isinstance(conv.padding, str):
-            return None
-        tensors = [t for part in (conv, self.norm, *self._controller()) if part is not None for t in _tensors(part)]
-        return self._native.get(self._operands, tensors)
-
-    def _operands(self) -> GatedOperands:
-        conv, (weight, bias) = self.conv, self._folded.get(self.conv, self.norm)
-        controller = tuple(t for part in self._controller() for t in (part.weight, part.bias))
-        padding = tuple(int(side) for side in conv.padding)
-        return GatedOperands(
-            weight,
-            bias,
-            conv.stride,
-            padding,
-            conv.dilation,
-            conv.groups,
-            controller[:4] if controller else None,  # type: ignore[arg-type]
-        )
-
-    def _controller(self) -> tuple[nn.Linear, ...]:
-        return ()
-
-    def _sent(self, x: Tensor) -> Sent | None:
-        """What came with the input."""
-        sent = None if self.source is None else self.source.received()
-        if sent is not None and sent.present is not None and not torch.compiler.is_exporting():
-            if x.shape[1] != len(sent.present):
-                raise InputError(
-                    f"{type(self).__name__}: must read what the gated convolution before it made ({len(sent.present)} "
-                    f"channels), got {x.shape[1]} channels; run the whole model."
-                )
-        return sent
-
-    def _plain(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """All filters, by the modules as they are."""
-        y = self.conv(x) if present is None else self._convolved(x, self.conv.weight, self.conv.bias, None, present)
-        return y if self.norm is None else self.norm(y)
-
-    def _quickest(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
-        """As `filters`, of a narrow input: by PyTorch, or natively if that was measured to be faster."""
-        free = not torch.compiler.is_exporting() and not is_in_torch_dispatch_mode() and not torch.is_grad_enabled()
-        native = self.native(x) if free else None
-        if native is None:
-            return self.filters(x, rows, present)
-        ways = {
-            "PyTorch": lambda: self.filters(x, rows, present),
-            "native": lambda: native.convolve(x, rows, present, scatter=False),
-        }
-        return ways[self._speeds.fastest(x, ways)]()
-
-    def _convolved(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, present: Tensor | None
-    ) -> Tensor:
-        conv, groups, padding = self.conv, self.conv.groups, self.conv.padding
-        if rows is not None:
-            weight, bias = weight.index_select(0, rows), None if bias is None else bias.index_select(0, rows)
-            groups = 1 if groups == 1 else weight.shape[0]
-        if present is not None and conv.groups == 1:
-            weight = weight.index_select(1, present)
-        if conv.padding_mode != "zeros":
-            x, padding = functional.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), (0, 0)
-        return functional.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
-
-
-class GatedConv2d(_Convolving):
+class GatedConv2d(Convolving):
     """A convolution with a gate for each filter (Li et al., ECCV 2020): y = z ⊙ norm(conv(x)), z from x.
 
     In training, with gradients, under torch.compile, and wherever `computing("masked")` says so, all filters are
@@ -126,16 +41,18 @@ class GatedConv2d(_Convolving):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, N, H', W'); with fewer channels where `sink` is there."""
-        sent = self._sent(x)
+        sent = self.sent(x)
         present = None if sent is None else sent.present
         exporting = torch.compiler.is_exporting()
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
         learning = self.training or (self.norm is not None and self.norm.training)
         if learning or (whole and not exporting):
             logits = self.gate(x, present)
-            return self._masked(self._plain(x, present), logits, binarised(logits, self.training))
+            return self._masked(self.plain(x, present), logits, binarised(logits, self.training))
         if exporting or asked_for() != "fastest" or is_in_torch_dispatch_mode():
             code = self._told(self.gate(x, present))
+            if exporting and not self._exports_narrow(x):
+                return self._everything(x, code, present)
             return self._apart(x, code, sent) if asked_for() == "apart" else self._narrow(x, code, present)
         return self._fastest(x, sent)
 
@@ -164,7 +81,7 @@ class GatedConv2d(_Convolving):
         """By the kernel if it promises most; else the code is looked at first."""
         present = None if sent is None else sent.present
         native = self.native(x)
-        speed = self._speeds.of(x, present is not None, lambda: self._ways(x, present, native))
+        speed = self.speeds.of(x, present is not None, lambda: self._ways(x, present, native))
         if native is not None and speed.best(speed.share)[0] == "native":
             y, logits, rows = native.gated(x, present, scatter=self.sink is None)
             speed.saw(len(rows) / logits.shape[1])
@@ -178,12 +95,21 @@ class GatedConv2d(_Convolving):
         speed.saw(share)
         way, seconds = speed.best(share)
         if len(code) > 1:
-            one = self._speeds.of(x[:1], present is not None, lambda: self._ways(x[:1], present, native))
+            one = self.speeds.of(x[:1], present is not None, lambda: self._ways(x[:1], present, native))
             if sum(one.best(share)[1] for share in code.mean(1).tolist()) < seconds:
                 return self._apart(x, code, sent)
-        if way != ALL:
-            return self._narrow(x, code, present)
+        return self._everything(x, code, present) if way == ALL else self._narrow(x, code, present)
+
+    def _everything(self, x: Tensor, code: Tensor, present: Tensor | None) -> Tensor:
+        """All filters in eval mode, multiplied by the code: (B, N, H', W')."""
         return self._sending(Sent(code, None, exact=False), self.filters(x, None, present) * _over_positions(code))
+
+    def _exports_narrow(self, x: Tensor) -> bool:
+        """Whether an exported program computes only filters that are on; the output is as large as x / stride."""
+        if self.sink is not None and self.sink.depthwise:
+            return False
+        stride = self.conv.stride[0] * self.conv.stride[1]
+        return self.conv.weight.numel() * (x.shape[2] * x.shape[3] // stride) >= EXPORTED_FROM
 
     def _sending(self, sent: Sent, y: Tensor) -> Tensor:
         if self.sink is not None:
@@ -227,16 +153,17 @@ class GatedConv2d(_Convolving):
 
         return {ALL: everything, "some": some} | ({} if native is None else {"native": natively})
 
-    def _controller(self) -> tuple[nn.Linear, ...]:
+    def controller(self) -> tuple[nn.Linear, ...]:
+        """The two layers that decide."""
         return self.gate.reduce, self.gate.expand
 
     def way(self, x: Tensor) -> str:
         """How an input like this one is computed in eval mode: up to which share of the filters some are computed."""
-        sent = self._sent(x)
+        sent = self.sent(x)
         present = None if sent is None else sent.present
         with torch.no_grad():
             native = self.native(x)
-            speed = self._speeds.of(x, present is not None, lambda: self._ways(x, present, native))
+            speed = self.speeds.of(x, present is not None, lambda: self._ways(x, present, native))
         limit, name = speed.limit, speed.best(speed.share)[0]
         if limit <= 0:
             return "dense: measured to be faster"
@@ -252,42 +179,38 @@ class GatedConv2d(_Convolving):
             share: From 0 to 1.
         """
         native = self.native(x)
-        speed = self._speeds.of(x, False, lambda: self._ways(x, None, native))
-        return speed.best(share)[1] / seconds(lambda: self._plain(x))
+        speed = self.speeds.of(x, False, lambda: self._ways(x, None, native))
+        return speed.best(share)[1] / seconds(lambda: self.plain(x))
 
     def extra_repr(self) -> str:
         """What becomes of the output."""
         return "narrow output" if self.sink is not None else ""
 
 
-class ReadingConv2d(_Convolving):
+class ReadingConv2d(Convolving):
     """A convolution without a gate that reads a gated tensor: with fewer columns where fewer channels come."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, H, W) to (B, N, H', W')."""
-        sent = self._sent(x)
+        sent = self.sent(x)
         present = None if sent is None else sent.present
-        return self._plain(x) if present is None else self._quickest(x, None, present)
+        return self.plain(x) if present is None else self.quickest(x, None, present)
 
 
-class FollowingConv2d(_Convolving):
+class FollowingConv2d(Convolving):
     """A depthwise convolution that a gated one is followed by: the channels that are off there are off here, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, H, W) to (B, c, H', W')."""
-        sent = self._sent(x)
+        sent = self.sent(x)
         if sent is None:
             raise InputError("FollowingConv2d: must run after the gated convolution before it; run the whole model.")
         if self.sink is not None:
             self.sink.send(sent)
         if sent.present is None:
-            return self._plain(x) * _over_positions(sent.code)
-        y = self._quickest(x, sent.present, None)
+            return self.plain(x) * _over_positions(sent.code)
+        y = self.quickest(x, sent.present, None)
         return y if sent.exact else y * _over_positions(sent.code.index_select(1, sent.present))
-
-
-def _tensors(part: nn.Module) -> list[Tensor | None]:
-    return [*part._parameters.values(), *part._buffers.values()]
 
 
 def _over_positions(code: Tensor) -> Tensor:

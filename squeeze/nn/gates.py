@@ -161,16 +161,20 @@ class Wire:
 
     Between the two lies the user's code, which sees a tensor, maybe with fewer channels. Each thread has its own;
     copies of a model have wires of their own, and nothing on them.
+
+    Args:
+        depthwise: A depthwise convolution lies between. ONNX wants to know in advance how many groups it has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, depthwise: bool = False) -> None:
+        self.depthwise = depthwise
         self._held = threading.local()
 
     def __deepcopy__(self, memo: Any) -> "Wire":
-        return Wire()
+        return Wire(self.depthwise)
 
     def __reduce__(self) -> Any:
-        return Wire, ()
+        return Wire, (self.depthwise,)
 
     def send(self, sent: Sent) -> None:
         """From the convolution, for each call anew."""

@@ -1,0 +1,106 @@
+"""What gated convolutions and those around them have in common: some filters of some channels."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from squeeze.errors import InputError
+from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters
+from squeeze.nn.folding import Folded
+from squeeze.nn.gates import Sent, Wire
+from squeeze.nn.speeds import Speeds
+
+
+class Convolving(nn.Module):
+    """A convolution, the batch norm behind it, and the wires to what lies before and behind.
+
+    Attributes:
+        conv: The convolution.
+        norm: The batch norm that its output goes into, and nothing else does; None for none.
+        source: From the gated convolution that made its input, if all of that is gated.
+        sink: To those who read its output, if all of them know what to do with fewer channels.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+        self.source: Wire | None = None
+        self.sink: Wire | None = None
+        self._folded, self._native, self.speeds = Folded(), KeptFilters(), Speeds()
+
+    def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
+        """Some filters of some channels, by PyTorch, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
+        return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
+
+    def native(self, x: Tensor) -> Filters | None:
+        """The native kernel for inputs like this one, if there is one."""
+        conv = self.conv
+        fits = x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and x.numel() and conv.padding_mode == "zeros"
+        if not fits or isinstance(conv.padding, str):
+            return None
+        tensors = [t for part in (conv, self.norm, *self.controller()) if part is not None for t in _tensors(part)]
+        return self._native.get(self._operands, tensors)
+
+    def _operands(self) -> GatedOperands:
+        conv, (weight, bias) = self.conv, self._folded.get(self.conv, self.norm)
+        controller = tuple(t for part in self.controller() for t in (part.weight, part.bias))
+        padding = tuple(int(side) for side in conv.padding)
+        return GatedOperands(
+            weight,
+            bias,
+            conv.stride,
+            padding,
+            conv.dilation,
+            conv.groups,
+            controller[:4] if controller else None,  # type: ignore[arg-type]
+        )
+
+    def controller(self) -> tuple[nn.Linear, ...]:
+        """The two layers that decide, if there is a gate."""
+        return ()
+
+    def sent(self, x: Tensor) -> Sent | None:
+        """What came with the input."""
+        sent = None if self.source is None else self.source.received()
+        if sent is not None and sent.present is not None and not torch.compiler.is_exporting():
+            if x.shape[1] != len(sent.present):
+                raise InputError(
+                    f"{type(self).__name__}: must read what the gated convolution before it made ({len(sent.present)} "
+                    f"channels), got {x.shape[1]} channels; run the whole model."
+                )
+        return sent
+
+    def plain(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """All filters, by the modules as they are."""
+        y = self.conv(x) if present is None else self._convolved(x, self.conv.weight, self.conv.bias, None, present)
+        return y if self.norm is None else self.norm(y)
+
+    def quickest(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
+        """As `filters`, of a narrow input: by PyTorch, or natively if that was measured to be faster."""
+        free = not torch.compiler.is_exporting() and not is_in_torch_dispatch_mode() and not torch.is_grad_enabled()
+        native = self.native(x) if free else None
+        if native is None:
+            return self.filters(x, rows, present)
+        ways = {
+            "PyTorch": lambda: self.filters(x, rows, present),
+            "native": lambda: native.convolve(x, rows, present, scatter=False),
+        }
+        return ways[self.speeds.fastest(x, ways)]()
+
+    def _convolved(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, present: Tensor | None
+    ) -> Tensor:
+        conv, groups, padding = self.conv, self.conv.groups, self.conv.padding
+        if rows is not None:
+            weight, bias = weight.index_select(0, rows), None if bias is None else bias.index_select(0, rows)
+            groups = 1 if groups == 1 else weight.shape[0]
+        if present is not None and conv.groups == 1:
+            weight = weight.index_select(1, present)
+        if conv.padding_mode != "zeros":
+            x, padding = functional.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), (0, 0)
+        return functional.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
+
+
+def _tensors(part: nn.Module) -> list[Tensor | None]:
+    return [*part._parameters.values(), *part._buffers.values()]
