@@ -1,0 +1,77 @@
+"""Which data a gated network is looked at on."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from squeeze.errors import InputError
+from squeeze.parity import batch_of
+from squeeze.randomness import randomness_kept, seed_all
+from squeeze.task import Batch, HasBatches, Task, tensors_of
+
+Source = Literal["test", "holdout", "train"]
+
+
+def samples_from(task: Task, order: Sequence[Source], most: int) -> tuple[Source, list[Batch]]:
+    """The first of some sources that has data, and batches of it.
+
+    Args:
+        task: Of the network.
+        order: Which data is wanted most.
+        most: Samples in all.
+
+    Raises:
+        InputError: There is no data.
+    """
+    for source in order:
+        batches = limited(_batches(task, source), most)
+        if batches:
+            return source, batches
+    raise InputError("data: must be there to look at what gates do, got none; add --data, or pass a task with data.")
+
+
+def limited(batches: Iterable[Batch], most: int) -> list[Batch]:
+    """The first batches, the last one cut, so that there are so many samples at most; the same ones each time."""
+    found: list[Batch] = []
+    left = most
+    with randomness_kept():
+        seed_all(0)
+        for batch in batches:
+            size = batch_of(tensors_of(batch))
+            found.append(rows(batch, slice(left), size) if size > left else batch)
+            left -= size
+            if left <= 0:
+                break
+    return found
+
+
+def rows(batch: Batch, chosen: Any, size: int) -> Batch:
+    """Some samples of a batch of `size`; `chosen` indexes their first dimension."""
+    return pytree.tree_map(
+        lambda leaf: leaf[chosen] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == size else leaf, batch
+    )
+
+
+def _batches(task: Task, source: Source) -> Iterable[Batch]:
+    if source == "train":
+        return task.train_batches(0)
+    return task.batches(source) if isinstance(task, HasBatches) else ()
+
+
+def input_of(batch: Batch) -> Tensor | None:
+    """The one tensor of floating-point numbers with more than one dimension that a batch holds; None if not one."""
+    found = [tensor for tensor in tensors_of(batch) if tensor.is_floating_point() and tensor.dim() > 1]
+    return found[0] if len(found) == 1 else None
+
+
+def image_of(batch: Batch) -> Tensor | None:
+    """`input_of` a batch, if it is (N, C, H, W)."""
+    found = input_of(batch)
+    return found if found is not None and found.dim() == 4 else None
+
+
+def replaced(batch: Batch, old: Tensor, new: Tensor) -> Batch:
+    """The batch with another tensor in the place of one of its own."""
+    return pytree.tree_map(lambda leaf: new if leaf is old else leaf, batch)

@@ -1,0 +1,155 @@
+"""The path of a class: how often each filter is on for it, and which filters are most its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from squeeze.gating.codes import Codes
+
+
+@dataclass(frozen=True, eq=False)
+class ClassPaths:
+    """Mean codes of classes.
+
+    Attributes:
+        classes: (K,) int64, ascending: those that have inputs.
+        counts: (K,) int64 how many.
+        rates: (K, F) for each filter the share of a class's inputs that it was on for: the class's mean code.
+    """
+
+    classes: np.ndarray
+    counts: np.ndarray
+    rates: np.ndarray
+
+    def others(self) -> np.ndarray:
+        """(K, F) the rates over the inputs of all other classes; nan if there is none."""
+        on = self.rates * self.counts[:, None]
+        rest = (self.counts.sum() - self.counts).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            return (on.sum(0) - on) / np.where(rest > 0, rest, np.nan)[:, None]
+
+    def ties(self) -> np.ndarray:
+        """(K, F) P(on | class) - P(on | another class), from -1 to 1.
+
+        A difference of rates, not pointwise mutual information: that is largest for filters that are hardly ever on,
+        where it is known worst.
+        """
+        return self.rates - self.others()
+
+
+def class_paths(codes: Codes, classes: np.ndarray) -> ClassPaths:
+    """Mean codes by class.
+
+    Args:
+        codes: Of S inputs.
+        classes: (S,) the class of each; see `attribute_of`.
+    """
+    labels, counts = np.unique(classes, return_counts=True)
+    rates = np.stack([codes.on[classes == label].mean(0) for label in labels])
+    return ClassPaths(labels, counts, rates)
+
+
+def attribute_of(codes: Codes) -> tuple[np.ndarray, bool]:
+    """(S,) the class of each input, and whether that is its label; else it is the class that the network saw."""
+    labelled = bool((codes.labels >= 0).all())
+    return (codes.labels if labelled else codes.predicted), labelled
+
+
+def distances(rates: np.ndarray) -> np.ndarray:
+    """(K, K) mean distance, a filter, between the mean codes (K, N) of classes: 0 for the same, 1 for opposite ones."""
+    found: np.ndarray = np.abs(rates[:, None] - rates[None]).mean(-1)
+    return found
+
+
+def most_tied(paths: ClassPaths, count: int) -> dict[int, np.ndarray]:
+    """By class, its most own filters among all F, the most first: as many as asked for, or as have a tie above 0."""
+    found = {}
+    for label, ties in zip(paths.classes.tolist(), paths.ties(), strict=True):
+        order = np.argsort(-ties, kind="stable")[:count]
+        found[label] = order[ties[order] > 0]
+    return found
+
+
+def by_layer(codes: Codes, filters: np.ndarray) -> dict[str, np.ndarray]:
+    """Filters numbered among all F, as numbers within their layers."""
+    found = {}
+    for name in codes.layers:
+        place = codes.layer(name)
+        here = filters[(filters >= place.start) & (filters < place.stop)] - place.start
+        if len(here):
+            found[name] = here
+    return found
+
+
+def exciting(codes: Codes, filter: int, count: int) -> np.ndarray:
+    """The inputs for which a filter's gate was surest to be on: those with the largest logits, the largest first."""
+    order = np.argsort(-codes.logits[:, filter], kind="stable")[:count]
+    found: np.ndarray = order[codes.on[order, filter]]
+    return found
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one layer did with one input.
+
+    Attributes:
+        layer: Its name.
+        on: Numbers of the filters that were on.
+        extra: Of those, the ones that are off for most of its class.
+        missing: Filters that were off, and are on for most of its class.
+        distance: Mean distance, a filter, to the class's mean code.
+    """
+
+    layer: str
+    on: tuple[int, ...]
+    extra: tuple[int, ...]
+    missing: tuple[int, ...]
+    distance: float
+
+
+@dataclass(frozen=True)
+class SinglePath:
+    """The path of one input through the network.
+
+    Attributes:
+        sample: Its number among those that codes were gathered of.
+        label: Its class; see `attribute_of`.
+        predicted: The class that the network saw.
+        steps: Layer by layer.
+        distance: Mean distance over all filters to the mean code of each class, by class.
+    """
+
+    sample: int
+    label: int
+    predicted: int
+    steps: tuple[Step, ...]
+    distance: Mapping[int, float]
+
+
+def single_path(codes: Codes, paths: ClassPaths, sample: int, label: int) -> SinglePath:
+    """The path of one input.
+
+    Args:
+        codes: Of S inputs.
+        paths: Of their classes.
+        sample: From 0 to S - 1.
+        label: Its class, one of those of `paths`.
+    """
+    mean = paths.rates[int(np.searchsorted(paths.classes, label))]
+    steps = []
+    for name in codes.layers:
+        place = codes.layer(name)
+        on, usual = codes.on[sample, place], mean[place]
+        steps.append(
+            Step(
+                name,
+                tuple(np.flatnonzero(on).tolist()),
+                tuple(np.flatnonzero(on & (usual < 0.5)).tolist()),
+                tuple(np.flatnonzero(~on & (usual > 0.5)).tolist()),
+                float(np.abs(on - usual).mean()),
+            )
+        )
+    away = np.abs(codes.on[sample] - paths.rates).mean(1)
+    found = dict(zip(paths.classes.tolist(), away.tolist(), strict=True))
+    return SinglePath(sample, label, int(codes.predicted[sample]), tuple(steps), found)

@@ -1,0 +1,221 @@
+"""What the paths of a gated network say of it, found on one data set."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from squeeze.errors import InputError
+from squeeze.gating.activity import Activity, Spending, activities, spending
+from squeeze.gating.codes import Codes, gather
+from squeeze.gating.costs import require_gates
+from squeeze.gating.information import entropy, filter_information, information_bound
+from squeeze.gating.inputs import samples_from
+from squeeze.paths.classes import (
+    ClassPaths,
+    SinglePath,
+    attribute_of,
+    by_layer,
+    class_paths,
+    distances,
+    exciting,
+    most_tied,
+    single_path,
+)
+from squeeze.paths.embedding import embedded
+from squeeze.paths.pictures import pictures_of
+from squeeze.paths.silencing import Silencing, silencing
+from squeeze.task import Batch, Task
+
+MOST = 2000
+TIED, EXCITING = 3, 6
+"""Filters of a class, and inputs of a filter, that are shown."""
+SHOWN = 20
+"""Classes that are shown one by one: the largest."""
+_SILENCED = 20
+"""One in so many filters is silenced, where nobody says how many."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPaths:
+    """What the code of one layer has to do with the class.
+
+    Attributes:
+        activity: How often its filters are on.
+        distances: (K, K) between the mean codes of the classes.
+        bound: A lower bound of the mutual information of its code with the class, in bits; None if there are too few
+            samples.
+        single: The mean over its filters of the mutual information of each alone, in bits.
+    """
+
+    activity: Activity
+    distances: np.ndarray
+    bound: float | None
+    single: float
+
+
+@dataclass(frozen=True)
+class Tied:
+    """A filter that is a class's own.
+
+    Attributes:
+        layer: Its layer.
+        filter: Its number there.
+        tie: P(on | class) - P(on | another class).
+        rate: P(on | class).
+        inputs: Numbers of the inputs for which its gate was surest, the surest first.
+    """
+
+    layer: str
+    filter: int
+    tie: float
+    rate: float
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Everything that `squeeze paths` shows.
+
+    Attributes:
+        codes: Of the inputs.
+        source: What they are: "test", "holdout", "train", or the name of a file of codes.
+        attribute: (S,) the class of each.
+        labelled: That is its label; else it is the class that the network saw.
+        classes: Their mean codes.
+        entropy: Of the class, in bits: no code can tell more.
+        spending: Multiply-accumulates of each input.
+        layers: In the model's order.
+        tied: By class, its most own filters; the largest classes only.
+        plane: Numbers of inputs, and their places in the plane; None where there is nothing to show.
+        silencing: What it costs to silence them; None without data, or with one class.
+        path: Of the one input that was asked for.
+        pictures: By number, the inputs that are shown, as PNG files; empty where inputs are no images.
+    """
+
+    codes: Codes
+    source: str
+    attribute: np.ndarray
+    labelled: bool
+    classes: ClassPaths
+    entropy: float
+    spending: Spending
+    layers: tuple[LayerPaths, ...]
+    tied: dict[int, tuple[Tied, ...]]
+    plane: tuple[np.ndarray, np.ndarray] | None
+    silencing: Silencing | None
+    path: SinglePath | None
+    pictures: dict[int, bytes]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know."""
+        told = []
+        if not self.labelled:
+            told.append("The data has no labels: the class of an input is what the network takes it for.")
+        if self.source == "train":
+            told.append("There is neither test nor held-out data: these are inputs that the gates were trained on.")
+        if len(self.classes.classes) < 2:
+            told.append("All inputs are of one class: there is nothing that a code could tell of it.")
+        few = int((self.classes.counts < 5).sum())
+        if few and len(self.classes.classes) > 1:
+            told.append(
+                f"{few} of {len(self.classes.classes)} classes have fewer than five inputs: their mean codes, and the "
+                "filters tied to them, may be chance."
+            )
+        return tuple(told)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked for.
+
+    Attributes:
+        most: Inputs in all.
+        sample: The input whose path is shown; None for none.
+        silenced: Filters of a class that are silenced; None for one in twenty, 0 for no such test.
+    """
+
+    most: int = MOST
+    sample: int | None = None
+    silenced: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("most", 1), ("sample", 0), ("silenced", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"Asked: {name} must be at least {least}, got {value}; leave it out for the default.")
+
+
+def find_paths(model: nn.Module, task: Task, asked: Asked | None = None, codes: Codes | None = None) -> Paths:
+    """Look at the paths of a gated network: on test data, or held-out data, or training data, whichever there is.
+
+    Args:
+        model: Gated; left as it is.
+        task: Its data.
+        asked: What is looked for.
+        codes: Gathered before (`squeeze.gating.codes.load_codes`): then the data are left alone, nothing is silenced,
+            and there are no pictures.
+
+    Raises:
+        InputError: The model has no gates, there is no data, or no such sample.
+    """
+    asked = asked or Asked()
+    dense = require_gates(model, task.example_inputs).costs.dense
+    source, batches = ("file of codes", list[Batch]()) if codes else samples_from(task, ("test", "holdout", "train"), asked.most)
+    codes = codes or gather(model, task, batches)
+    if asked.sample is not None and asked.sample >= len(codes):
+        raise InputError(
+            f"sample: must be from 0 to {len(codes) - 1}, got {asked.sample}; there are {len(codes)} inputs (--most)."
+        )
+    attribute, labelled = attribute_of(codes)
+    classes = class_paths(codes, attribute)
+    tied = _tied(codes, classes)
+    count = max(1, sum(codes.filters) // _SILENCED) if asked.silenced is None else asked.silenced
+    shown = {i for filters in tied.values() for filter in filters for i in filter.inputs}
+    path = None if asked.sample is None else single_path(codes, classes, asked.sample, int(attribute[asked.sample]))
+    return Paths(
+        codes=codes,
+        source=source,
+        attribute=attribute,
+        labelled=labelled,
+        classes=classes,
+        entropy=float(entropy(classes.counts.astype(np.float64))),
+        spending=spending(codes, dense),
+        layers=_layers(codes, classes, attribute),
+        tied=tied,
+        plane=embedded(codes.on),
+        silencing=silencing(model, task, batches, codes, count, SHOWN) if batches and count else None,
+        path=path,
+        pictures=pictures_of(batches, shown | ({path.sample} if path else set())),
+    )
+
+
+def _layers(codes: Codes, classes: ClassPaths, attribute: np.ndarray) -> tuple[LayerPaths, ...]:
+    found = []
+    for activity in activities(codes):
+        place = codes.layer(activity.name)
+        on = codes.on[:, place]
+        single = float(filter_information(on, attribute).mean())
+        found.append(
+            LayerPaths(activity, distances(classes.rates[:, place]), information_bound(on, attribute), single)
+        )
+    return tuple(found)
+
+
+def _tied(codes: Codes, classes: ClassPaths) -> dict[int, tuple[Tied, ...]]:
+    if len(classes.classes) < 2:
+        return {}
+    ties, most = classes.ties(), most_tied(classes, TIED)
+    largest = sorted(range(len(classes.classes)), key=lambda row: (-classes.counts[row], row))[:SHOWN]
+    found = {}
+    for row in sorted(largest):
+        label = int(classes.classes[row])
+        found[label] = tuple(_described(codes, classes, ties, row, int(filter)) for filter in most[label])
+    return found
+
+
+def _described(codes: Codes, classes: ClassPaths, ties: np.ndarray, row: int, filter: int) -> Tied:
+    ((layer, numbers),) = by_layer(codes, np.array([filter])).items()
+    inputs = tuple(exciting(codes, filter, EXCITING).tolist())
+    return Tied(layer, int(numbers[0]), float(ties[row, filter]), float(classes.rates[row, filter]), inputs)
