@@ -72,3 +72,20 @@ class Target:
     resume: bool
     seed: int
     precision: Literal["no", "bf16", "fp16"] | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What of a gated network's paths is asked for.
+
+    Attributes:
+        sample: The input whose path is shown; None for none.
+        most: Inputs in all.
+        silence: Filters of a class to silence; None for the default.
+        codes: A file of codes that were gathered before.
+    """
+
+    sample: int | None
+    most: int
+    silence: int | None
+    codes: Path | None

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import click
 
-from squeeze_cli import deploy, look, prune
+from squeeze_cli import deploy, explain, look, prune
 from squeeze_cli.given import COMMAND, ON_INTERRUPT
 
 WRONG_INPUT = 2
@@ -71,6 +71,7 @@ for command in (
     look.methods,
     look.profile,
     look.evaluate,
+    explain.paths,
     deploy.export,
     deploy.report,
     deploy.demo,

@@ -81,6 +81,10 @@ class Effect:
         rest = np.where(np.eye(len(self.whole), dtype=bool), -np.inf, self.drops)
         return int((np.diag(self.drops) > rest.max(1)).sum())
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name).tolist() for name in ("whole", "drops", "random")}
+
 
 @dataclass(frozen=True, eq=False)
 class Silencing:
@@ -97,6 +101,15 @@ class Silencing:
     filters: tuple[int, ...]
     accuracy: Effect
     lead: Effect
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "classes": self.classes.tolist(),
+            "filters": list(self.filters),
+            "accuracy": self.accuracy.to_dict(),
+            "lead": self.lead.to_dict(),
+        }
 
 
 def silencing(

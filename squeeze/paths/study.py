@@ -1,6 +1,7 @@
 """What the paths of a gated network say of it, found on one data set."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -125,6 +126,35 @@ class Paths:
             )
         return tuple(told)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, without codes and pictures."""
+        silenced = self.silencing
+        return {
+            "source": self.source,
+            "inputs": len(self.codes),
+            "labelled": self.labelled,
+            "notes": list(self.notes),
+            "classes": self.classes.classes.tolist(),
+            "counts": self.classes.counts.tolist(),
+            "entropy_bits": self.entropy,
+            "macs": self.spending.to_dict(),
+            "layers": [_layer_dict(item) for item in self.layers],
+            "tied": {str(label): [asdict(item) for item in items] for label, items in self.tied.items()},
+            "silencing": None if silenced is None else silenced.to_dict(),
+            "path": None if self.path is None else asdict(self.path),
+        }
+
+
+def _layer_dict(item: LayerPaths) -> dict[str, Any]:
+    return {
+        "name": item.activity.name,
+        "rates": item.activity.rates.tolist(),
+        "dependence": item.activity.dependence,
+        "information_bound_bits": item.bound,
+        "information_single_bits": item.single,
+        "distances": item.distances.tolist(),
+    }
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -162,7 +192,9 @@ def find_paths(model: nn.Module, task: Task, asked: Asked | None = None, codes: 
     """
     asked = asked or Asked()
     dense = require_gates(model, task.example_inputs).costs.dense
-    source, batches = ("file of codes", list[Batch]()) if codes else samples_from(task, ("test", "holdout", "train"), asked.most)
+    source, batches = (
+        ("file of codes", list[Batch]()) if codes else samples_from(task, ("test", "holdout", "train"), asked.most)
+    )
     codes = codes or gather(model, task, batches)
     if asked.sample is not None and asked.sample >= len(codes):
         raise InputError(
@@ -197,9 +229,7 @@ def _layers(codes: Codes, classes: ClassPaths, attribute: np.ndarray) -> tuple[L
         place = codes.layer(activity.name)
         on = codes.on[:, place]
         single = float(filter_information(on, attribute).mean())
-        found.append(
-            LayerPaths(activity, distances(classes.rates[:, place]), information_bound(on, attribute), single)
-        )
+        found.append(LayerPaths(activity, distances(classes.rates[:, place]), information_bound(on, attribute), single))
     return tuple(found)
 
 

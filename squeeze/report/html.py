@@ -75,22 +75,12 @@ def render(report: Report) -> str:
     if len(report.findings) > _MANY or problem:
         problem = problem or f"{len(report.findings)} findings"
         raise ArtifactError(f"report.findings: must be what a run writes, got {problem}; the report was altered.")
-    environment = Environment(
-        loader=PackageLoader("squeeze.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        {name: getattr(wording, name) for name in ("count", "size", "duration", "times", "setting", "moment")}
-    )
     pairs = speedups(report)
     computing = tuple(layer for layer in report.layers if layer.macs_before > 0)
-    return environment.get_template("template.html").render(
+    return page(
+        "template.html",
         report=report,
         title=" + ".join(wording.method(item.name) for item in report.methods) or "Nothing removed",
-        wording=wording,
         cards=_cards(report),
         verdict=sentences(report),
         pairs=pairs,
@@ -107,6 +97,26 @@ def render(report: Report) -> str:
         galleries=[_gallery(number, finding) for number, finding in enumerate(report.findings)],
         chapters=[chapter for phase in report.history if (chapter := _chapter(report, phase)).figures],
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A page in the look of all, which loads nothing from elsewhere.
+
+    Args:
+        template: A file beside this one.
+        values: What it shows; "cards" among them.
+    """
+    environment = Environment(
+        loader=PackageLoader("squeeze.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {name: getattr(wording, name) for name in ("count", "size", "duration", "times", "setting", "moment")}
+    )
+    return environment.get_template(template).render(wording=wording, **values)
 
 
 def _undrawable(phase: Phase) -> str:

@@ -1,0 +1,46 @@
+"""Commands that look at gated networks: paths, detect."""
+
+import json
+from pathlib import Path
+
+import click
+
+from squeeze_cli.given import Look, Source
+from squeeze_cli.look import json_option
+from squeeze_cli.options import force_option, gathered, takes_model
+
+out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder for the files; without it, none.")
+
+
+@click.command()
+@takes_model
+@out_option
+@gathered(
+    Look,
+    "look",
+    click.option("--sample", type=click.IntRange(0), metavar="I", help="Show the path of this input, counted from 0."),
+    click.option("--most", type=click.IntRange(1), default=2000, show_default=True, help="Look at so many inputs."),
+    click.option("--silence", type=click.IntRange(0), metavar="N", help="Filters of a class to silence; 0: no test."),
+    click.option("--codes", type=click.Path(path_type=Path), help="A file of codes gathered before; no data is used."),
+)
+@force_option
+@json_option
+def paths(source: Source, out: Path | None, look: Look, force: bool, as_json: bool) -> None:
+    """Show which filters of MODEL, a network with gates, are on for what.
+
+    Looks at the test data; at held-out or training data where there is none. With --out it writes codes.safetensors,
+    paths.json and paths.html.
+
+    \b
+    Examples:
+      squeeze paths runs/model-decouple/model.safetensors --out runs/model-decouple
+      squeeze paths runs/model-decouple/model.safetensors --sample 3
+    """
+    from squeeze_cli import gate_tables, tables
+    from squeeze_cli.explaining import looked_at
+
+    found = looked_at(source, look, out, force)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        tables.show(*gate_tables.paths_tables(found))
