@@ -1,16 +1,23 @@
 """What `squeeze paths` and `squeeze detect` do between parsing and printing."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from squeeze.detection import Detection, Threats, load_detector
+from squeeze.detection import detect as judge
+from squeeze.errors import InputError
 from squeeze.files import write_text
-from squeeze.gating.codes import load_codes
+from squeeze.gating.codes import gather, load_codes
+from squeeze.gating.inputs import samples_from
 from squeeze.paths import Asked, Paths, find_paths
 from squeeze.paths.page import render_paths
 from squeeze.progress import say
-from squeeze_cli.given import Look, Source
+from squeeze_cli.given import Guard, Look, Source
 from squeeze_cli.opening import check_free, opened
 
+DETECTION = ("detection.json", "detector.safetensors")
 PATHS = ("codes.safetensors", "paths.json", "paths.html")
 
 
@@ -36,3 +43,62 @@ def looked_at(source: Source, look: Look, out: Path | None, force: bool) -> Path
         write_text(out / PATHS[1], json.dumps(found.to_dict(), indent=1))
         write_text(out / PATHS[2], render_paths(found, str(target.about.get("arch") or type(target.model).__name__)))
     return found
+
+
+def defended(source: Source, guard: Guard, out: Path | None, force: bool) -> Detection:
+    """Attacks and how well they are found; written to a folder if there is one.
+
+    Raises:
+        InputError: The model has no gates, it or its data cannot be attacked, or a file is there already.
+    """
+    for name in DETECTION if out else ():
+        check_free(Path(out or "") / name, force)
+    target = opened(source)
+    found = judge(target.model, target.task, Threats(guard.epsilon, guard.most, guard.per_class))
+    for note in found.notes:
+        say(note)
+    if out is not None:
+        write_text(out / DETECTION[0], json.dumps(found.to_dict(), indent=1))
+        if found.detector is not None:
+            found.detector.save(out / DETECTION[1])
+    return found
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """Inputs that a detector takes for attacks.
+
+    Attributes:
+        source: Where the inputs are from.
+        inputs: How many there are.
+        flagged: The numbers of those.
+    """
+
+    source: str
+    inputs: int
+    flagged: tuple[int, ...]
+
+    def __str__(self) -> str:
+        numbers = f": {' '.join(map(str, self.flagged))}" if self.flagged else ""
+        return f"{len(self.flagged)} of {self.inputs} inputs ({self.source}) look attacked{numbers}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def screened(source: Source, guard: Guard, detector: Path, out: Path | None) -> Flagged:
+    """What a detector that was kept says of the data, as it is.
+
+    Raises:
+        InputError: There is no data, or `out` was given.
+        ArtifactError: The detector is damaged, or was fitted to another network.
+    """
+    if out is not None:
+        raise InputError(f"--out: must be left out with --detector, which writes nothing, got {out}; drop one of them.")
+    target = opened(source)
+    kept = load_detector(detector, target.model)
+    where, batches = samples_from(target.task, ("test", "holdout", "train"), guard.most)
+    codes = gather(target.model, target.task, batches)
+    numbers = kept.flags(codes).nonzero()[0].tolist()
+    return Flagged(where, len(codes), tuple(numbers))

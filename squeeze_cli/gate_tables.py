@@ -3,15 +3,16 @@
 from rich.console import RenderableType
 from rich.table import Table
 
-from squeeze.gating.activity import Spending
+from squeeze.detection import Detection
 from squeeze.paths import Paths
 from squeeze.paths.silencing import Silencing
 from squeeze.report import wording
+from squeeze_cli.tables import spending_tables
 
 
 def paths_tables(found: Paths) -> list[RenderableType]:
     """Paths for people."""
-    tables: list[RenderableType] = [_layers_table(found), spending_line(found.spending)]
+    tables: list[RenderableType] = [_layers_table(found), *spending_tables(found.spending)]
     if found.tied:
         tables.append(_tied_table(found))
     if found.silencing is not None:
@@ -19,16 +20,6 @@ def paths_tables(found: Paths) -> list[RenderableType]:
     if found.path is not None:
         tables.append(_path_table(found))
     return tables
-
-
-def spending_line(found: Spending) -> str:
-    """What inputs cost, in two lines."""
-    low, first, middle, third, high = map(wording.count, found.quartiles)
-    return (
-        f"MACs of an input: {wording.count(found.mean)} on average, {found.mean / found.dense:.1%} of the "
-        f"{wording.count(found.dense)} without gates; standard deviation {wording.count(found.deviation)}.\n"
-        f"From {low} over {first}, {middle} and {third} (quartiles) to {high}, on {len(found.each)} inputs."
-    )
 
 
 def _layers_table(found: Paths) -> Table:
@@ -88,3 +79,34 @@ def _path_table(found: Paths) -> Table:
         lists = (" ".join(map(str, step.extra)), " ".join(map(str, step.missing)))
         table.add_row(step.layer, str(len(step.on)), f"{step.distance:.3f}", *lists)
     return table
+
+
+def detection_tables(found: Detection) -> list[RenderableType]:
+    """Attacks and detectors for people."""
+    judged = [verdict for verdict in found.verdicts if verdict.auc]
+    attacks = Table(title=f"Attacks on {found.judged} inputs that the network sees rightly ({found.sources[1]})")
+    for name in ("", *(verdict.attack for verdict in found.verdicts)):
+        attacks.add_column(name, justify="right" if name else "left")
+    attacks.add_row("succeed", *(f"{verdict.success:.1%}" for verdict in found.verdicts))
+    attacks.add_row("flagged by the detector that is kept", *(_share(v.found) for v in found.verdicts))
+    tables: list[RenderableType] = [attacks]
+    if judged:
+        on = f"fitted on {found.fit} clean inputs ({found.sources[0]}) and attacked ones"
+        scores = Table(title=f"Area under the ROC curve (0.5 is chance),\n{on}")
+        depth = Table(title="The same, by logistic regression\non the codes of the first layers")
+        for table, first in ((scores, "told by"), (depth, "layers")):
+            table.add_column(first, justify="left" if table is scores else "right", overflow="fold")
+            for verdict in judged:
+                table.add_column(verdict.attack, justify="right")
+        for name in judged[0].auc:
+            scores.add_row(name, *(f"{verdict.auc[name]:.3f}" for verdict in judged))
+        for count in judged[0].depth:
+            depth.add_row(str(count), *(f"{verdict.depth[count]:.3f}" for verdict in judged))
+        tables += [scores, depth]
+    if found.alarms is not None:
+        tables.append(f"The detector that is kept flags {found.alarms:.1%} of the clean inputs.")
+    return tables
+
+
+def _share(value: float | None) -> str:
+    return wording.NONE if value is None else f"{value:.1%}"

@@ -89,3 +89,20 @@ class Look:
     most: int
     silence: int | None
     codes: Path | None
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What to defend against.
+
+    Attributes:
+        epsilon: How far attacks go, as a share of the range of the data.
+        most: Inputs to fit on, and as many to judge by.
+        per_class: Fit on so many inputs of each class; None for no limit.
+        detector: A detector that was kept, to be used as it is.
+    """
+
+    epsilon: float
+    most: int
+    per_class: int | None
+    detector: Path | None

@@ -79,6 +79,7 @@ def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None
 
     One multiply-accumulate is one MAC, or two FLOPs. A layer with clustered kernels is computed by the native kernel
     where that was measured to be faster than the dense convolution; with the latency comes which layers are.
+    Of a network with gates, what single inputs of its data cost is shown, too.
 
     \b
     Examples:
@@ -89,17 +90,18 @@ def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None
     from squeeze.latency import ways
     from squeeze.parity import with_batch
     from squeeze_cli import tables
-    from squeeze_cli.opening import opened
+    from squeeze_cli.opening import opened, spent
 
     target = opened(source)
     counted = squeeze.profile(target.model, target.task.example_inputs)
     inputs = with_batch(target.task.example_inputs, batch)
     timed = None if no_latency else squeeze.latency(target.model, inputs)
     chosen = {} if no_latency else ways(target.model, inputs)
+    costs = spent(target)
     if as_json:
-        click.echo(json.dumps(tables.profile_dict(counted, timed, chosen), indent=1))
+        click.echo(json.dumps(tables.profile_dict(counted, timed, chosen, costs), indent=1))
     else:
-        tables.show(*tables.profile_tables(counted, timed, chosen))
+        tables.show(*tables.profile_tables(counted, timed, chosen, costs))
 
 
 @click.command("eval")

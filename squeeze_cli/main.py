@@ -72,6 +72,7 @@ for command in (
     look.profile,
     look.evaluate,
     explain.paths,
+    explain.detect,
     deploy.export,
     deploy.report,
     deploy.demo,

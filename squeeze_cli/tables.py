@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from squeeze.finetune import FineTune
+from squeeze.gating.activity import Spending
 from squeeze.latency import Latency
 from squeeze.profiling import CONVENTION, Profile
 from squeeze.report import pinned_by_reason, wording
@@ -23,6 +24,9 @@ from squeeze_cli.settings import FINETUNE, settings_of, written
 
 WIDTH = 132
 """Of what is printed into a file or a pipe, where nobody says how wide it is."""
+
+HISTOGRAM, BAR = 12, 40
+"""Bins of a printed histogram, and letters of its longest bar."""
 
 OTHERWISE = "look where it is used, or report the network"
 """What to do about a pin if there is no other advice."""
@@ -229,12 +233,17 @@ def _summary(found: type[Any]) -> str:
     return re.split(r"\n\s*\n", (found.__doc__ or "").strip())[0].replace("\n", " ")
 
 
-def profile_dict(counted: Profile, timed: Latency | None, ways: Mapping[str, str]) -> dict[str, Any]:
-    """A profile, with its latency and the ways of its layers if they were measured, as JSON values."""
-    return counted.to_dict() | ({"latency": timed.to_dict(), "ways": dict(ways)} if timed else {})
+def profile_dict(
+    counted: Profile, timed: Latency | None, ways: Mapping[str, str], spent: Spending | None = None
+) -> dict[str, Any]:
+    """A profile, with latency, ways of layers and what single inputs cost if they were measured, as JSON values."""
+    told = counted.to_dict() | ({"latency": timed.to_dict(), "ways": dict(ways)} if timed else {})
+    return told | ({"macs_by_input": spent.to_dict()} if spent else {})
 
 
-def profile_tables(counted: Profile, timed: Latency | None, ways: Mapping[str, str]) -> list[RenderableType]:
+def profile_tables(
+    counted: Profile, timed: Latency | None, ways: Mapping[str, str], spent: Spending | None = None
+) -> list[RenderableType]:
     """A profile for people."""
     tables: list[RenderableType] = [counted.table(), *([f"Latency: {timed}"] if timed else [])]
     if ways:
@@ -242,7 +251,23 @@ def profile_tables(counted: Profile, timed: Latency | None, ways: Mapping[str, s
         for name, way in ways.items():
             table.add_row(name or "(model)", way)
         tables.append(table)
-    return tables
+    return [*tables, *(spending_tables(spent) if spent else [])]
+
+
+def spending_tables(found: Spending) -> list[RenderableType]:
+    """What single inputs cost a gated network, in two lines and a histogram."""
+    low, first, middle, third, high = map(wording.count, found.quartiles)
+    edges, counts = found.histogram(HISTOGRAM)
+    table = Table("MACs, from", "to", "inputs", "", title="Inputs by what they cost")
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        bar = "█" * round(BAR * count / max(counts))
+        table.add_row(wording.count(left), wording.count(right), str(count), bar)
+    return [
+        f"MACs of an input: {wording.count(found.mean)} on average, {found.mean / found.dense:.1%} of the "
+        f"{wording.count(found.dense)} without gates; standard deviation {wording.count(found.deviation)}.\n"
+        f"From {low} over {first}, {middle} and {third} (quartiles) to {high}, on {len(found.each)} inputs.",
+        table,
+    ]
 
 
 def plan_line(chosen: Any, folder: Path) -> str:

@@ -23,6 +23,7 @@ LAYERS = (
     "distill",
     "passes",
     "artifact report",
+    "paths detection",
     "finetune compress testing",
     "models runs demo",
     "__init__",

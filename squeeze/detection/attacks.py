@@ -4,7 +4,6 @@ What is attacked is the network as it computes in eval mode: gates are hard, so 
 are on, and gates count as constants. An attacker who knows of the detector could do more.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,8 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Logits = Callable[[Tensor], Tensor]
-"""(B, ...) to (B, K)."""
+
+class Logits(Protocol):
+    """The network, on a batch whose inputs are changed."""
+
+    def __call__(self, inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Inputs (b, ...) in the place of the chosen (b,) samples of the batch, all if None, to (b, K)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,23 +154,24 @@ class DeepFool:
 
     def __call__(self, logits: Logits, inputs: Tensor, classes: Tensor, box: Box) -> Tensor:
         """See `Attack`."""
-        way, found = torch.zeros_like(inputs), inputs
         with torch.no_grad():
-            first = logits(inputs)
-        rivals = _rivals(first, classes, self.rivals)
+            seen = logits(inputs)
+        rivals = _rivals(seen, classes, self.rivals)
+        way, found = torch.zeros_like(inputs), inputs.clone()
+        left = torch.arange(len(inputs), device=inputs.device)
         for _ in range(self.steps):
-            values, slopes = _differences(logits, found, classes, rivals)
+            values, slopes = _differences(logits, found[left], left, classes[left], rivals[left])
             held = (values > 0).all(1)
             if not held.any():
                 break
+            left, values, slopes = left[held], values[held], slopes[held]
             norms = slopes.flatten(2).square().sum(2).clamp_min(1e-12)
-            nearest = (values.abs() / norms.sqrt()).argmin(1)
-            rows = torch.arange(len(inputs), device=inputs.device)
+            nearest = (values / norms.sqrt()).argmin(1)
+            rows = torch.arange(len(left), device=inputs.device)
             # A little farther than the tangent says: on the boundary itself nothing would be won.
-            scale = (values[rows, nearest].abs() + 1e-4) / norms[rows, nearest]
-            step = -slopes[rows, nearest] * _wide(scale, inputs)
-            way = way + torch.where(_wide(held, inputs), step, torch.zeros_like(step))
-            found = box.clipped(inputs + (1 + self.overshoot) * way)
+            scale = (values[rows, nearest] + 1e-4) / norms[rows, nearest]
+            way[left] -= slopes[rows, nearest] * _wide(scale, inputs)
+            found[left] = box.clipped(inputs[left] + (1 + self.overshoot) * way[left])
         return found
 
 
@@ -177,11 +181,13 @@ def _rivals(logits: Tensor, classes: Tensor, count: int) -> Tensor:
     return others.topk(min(count, logits.shape[1] - 1)).indices
 
 
-def _differences(logits: Logits, inputs: Tensor, classes: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
+def _differences(
+    logits: Logits, inputs: Tensor, chosen: Tensor, classes: Tensor, rivals: Tensor
+) -> tuple[Tensor, Tensor]:
     """(B, R) by how much the class is ahead of its rivals, and (B, R, ...) the gradients of that."""
     with torch.enable_grad():
         given = inputs.detach().requires_grad_()
-        seen = logits(given)
+        seen = logits(given, chosen)
         values = seen.gather(1, classes[:, None]) - seen.gather(1, rivals)
         count = values.shape[1]
         slopes = [

@@ -60,7 +60,9 @@ def sides_of(task: Task, most: int) -> Sides:
     judged_by, judge = samples_from(task, ("test", "holdout", "train"), most)
     if judged_by == "train":
         _, both = samples_from(task, ("train",), 2 * most)
-        halves = [[rows(b, slice(first, None, 2), len(_input(b))) for b in both if len(_input(b)) > 1] for first in (0, 1)]
+        halves = [
+            [rows(b, slice(first, None, 2), len(_input(b))) for b in both if len(_input(b)) > 1] for first in (0, 1)
+        ]
         return Sides(halves[0], halves[1], ("train", "train"))
     order: tuple[Source, ...] = ("holdout", "train") if judged_by == "test" else ("train",)
     fitted_on, fit = samples_from(task, order, most)
@@ -110,17 +112,15 @@ def examples(
     return Examples(gather(model, task, [batch for batch, _ in right]), attacked, success), box
 
 
-def _right(
-    model: nn.Module, task: Task, batches: Sequence[Batch], per_class: int | None
-) -> list[tuple[Batch, Tensor]]:
+def _right(model: nn.Module, task: Task, batches: Sequence[Batch], per_class: int | None) -> list[tuple[Batch, Tensor]]:
     """The inputs that the network sees rightly, in their batches, with their classes."""
     found, taken = [], dict[int, int]()
     for batch in batches:
         seen = _logits(model, task, batch)
         if seen.shape[1] < 2:
             raise InputError(
-                f"detect: {type(model).__name__} must tell classes apart, got {seen.shape[1]} feature an input; attacks "
-                "need at least two."
+                f"detect: {type(model).__name__} must tell classes apart, got {seen.shape[1]} feature an input; "
+                "attacks need at least two."
             )
         predicted = seen.argmax(1)
         labels = task.labels(batch) if isinstance(task, HasLabels) else None
@@ -144,9 +144,7 @@ def _within(classes: Tensor, keep: Tensor, most: int, taken: dict[int, int]) -> 
     return found
 
 
-def _fooled(
-    model: nn.Module, task: Task, batch: Batch, classes: Tensor, attack: Attack, box: Box
-) -> Batch | None:
+def _fooled(model: nn.Module, task: Task, batch: Batch, classes: Tensor, attack: Attack, box: Box) -> Batch | None:
     """The batch of those inputs that the attack made the network see as something else; None if there are none."""
     inputs = _input(batch)
     with in_eval_mode(model):
@@ -157,8 +155,13 @@ def _fooled(
 
 
 def _attackable(model: nn.Module, task: Task, batch: Batch) -> Logits:
-    inputs = _input(batch)
-    return lambda changed: task.features(model, replaced(batch, inputs, changed))
+    size = len(_input(batch))
+
+    def logits(inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
+        part = batch if chosen is None else rows(batch, chosen, size)
+        return task.features(model, replaced(part, _input(part), inputs))
+
+    return logits
 
 
 def _logits(model: nn.Module, task: Task, batch: Batch) -> Tensor:

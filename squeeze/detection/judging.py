@@ -1,4 +1,4 @@
-"""How well attacks are told from clean inputs: by which classifier, from how many layers, and by nothing but outputs."""
+"""How well attacks are told from clean inputs: by which classifier, from how many layers, and by outputs alone."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -182,8 +182,8 @@ def _verdict(name: str, known: Examples, new: Examples, detector: Detector | Non
     found["logistic regression, logits"] = scored(_learnt(_scaled(), lambda codes: codes.logits, known.clean, learnt))
     found["the one that is kept"] = scored(detector.scores)
     found["distance to its class, no attack seen"] = scored(_off_the_path(known.clean))
-    found["largest softmax"] = scored(lambda codes: -_softmax(codes.features).max(1))
-    found["lead of the largest logit"] = scored(_uncertain)
+    found["largest softmax, no codes"] = scored(lambda codes: -_softmax(codes.features).max(1))
+    found["lead of the largest logit, no codes"] = scored(_uncertain)
     depth = {}
     for count in _depths(len(judged.layers)):
         end = sum(judged.filters[:count])

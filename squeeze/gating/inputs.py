@@ -15,21 +15,32 @@ Source = Literal["test", "holdout", "train"]
 
 
 def samples_from(task: Task, order: Sequence[Source], most: int) -> tuple[Source, list[Batch]]:
-    """The first of some sources that has data, and batches of it.
+    """`samples_of` a task that must have some.
+
+    Raises:
+        InputError: There is no data.
+    """
+    found = samples_of(task, order, most)
+    if found is None:
+        raise InputError(
+            "data: must be there to look at what gates do, got none; add --data, or pass a task with data."
+        )
+    return found
+
+
+def samples_of(task: Task, order: Sequence[Source], most: int) -> tuple[Source, list[Batch]] | None:
+    """The first of some sources that has data, and batches of it; None if none has.
 
     Args:
         task: Of the network.
         order: Which data is wanted most.
         most: Samples in all.
-
-    Raises:
-        InputError: There is no data.
     """
     for source in order:
         batches = limited(_batches(task, source), most)
         if batches:
             return source, batches
-    raise InputError("data: must be there to look at what gates do, got none; add --data, or pass a task with data.")
+    return None
 
 
 def limited(batches: Iterable[Batch], most: int) -> list[Batch]:
