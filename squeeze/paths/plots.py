@@ -13,6 +13,8 @@ from matplotlib.ticker import FuncFormatter
 from squeeze.gating.activity import Spending
 from squeeze.paths.study import SHOWN, LayerPaths, Paths
 from squeeze.report import wording
+from squeeze.report.finding_plots import distributions
+from squeeze.report.findings import Distribution
 from squeeze.report.plots import ABOVE, ACCENT, AFTER, BEFORE, INK, svg
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", AFTER, "#06302d"])
@@ -23,18 +25,8 @@ _EVERY = 72
 
 def macs(spending: Spending) -> str:
     """How many inputs cost how much."""
-
-    def draw(figure: Figure) -> None:
-        pane = figure.subplots()
-        edges, counts = spending.histogram()
-        left, widths = np.array(edges[:-1]), np.diff(edges)
-        pane.bar(left, counts, width=np.maximum(widths, 1e-12), align="edge", color=AFTER, linewidth=0)
-        pane.axvline(spending.mean, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 3)))
-        pane.text(spending.mean, 1.01, " mean", color=ACCENT, transform=pane.get_xaxis_transform())
-        pane.set_title("Inputs by multiply-accumulates")
-        pane.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
-
-    return svg("macs", 2.1, draw)
+    edges, counts = spending.histogram()
+    return distributions("macs", [Distribution("Inputs by their MACs", edges, counts, spending.mean)])
 
 
 def layers(items: Sequence[LayerPaths], ceiling: float) -> str:

@@ -8,9 +8,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
 
 from squeeze.report import wording
-from squeeze.report.findings import Finding, Mosaic
+from squeeze.report.findings import Distribution, Finding, Mosaic
 from squeeze.report.plots import ACCENT, AFTER, BEFORE, INK, svg
 
 _SIGNED = LinearSegmentedColormap.from_list("signed", [ACCENT, "#ffffff", AFTER])
@@ -53,6 +54,26 @@ def mosaics(name: str, items: Sequence[Mosaic]) -> str:
             pane.set_visible(False)
 
     return svg(name, rows * min(6.0, 0.5 + 0.36 * tallest), draw)
+
+
+def distributions(name: str, items: Sequence[Distribution]) -> str:
+    """Histograms, one below the other."""
+
+    def draw(figure: Figure) -> None:
+        for pane, item in zip(figure.subplots(len(items), 1, squeeze=False)[:, 0], items, strict=True):
+            histogram(pane, item)
+
+    return svg(name, 2.1 * len(items), draw)
+
+
+def histogram(pane: Axes, item: Distribution) -> None:
+    """How many have which value, and the mean."""
+    widths = [max(right - left, 1e-12) for left, right in zip(item.edges, item.edges[1:], strict=False)]
+    pane.bar(item.edges[:-1], item.counts, width=widths, align="edge", color=AFTER, linewidth=0)
+    pane.axvline(item.mean, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 3)))
+    pane.text(item.mean, 1.01, " mean", color=ACCENT, transform=pane.get_xaxis_transform())
+    pane.set_title(wording.shortened(item.title, 90))
+    pane.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
 
 
 def _mark(pane: Axes, place: int, values: Sequence[float]) -> None:

@@ -73,15 +73,33 @@ class Mosaic:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """How many have which value.
+
+    Attributes:
+        title: What is counted, by what.
+        edges: Of the bins, ascending; one more than `counts`.
+        counts: In each bin.
+        mean: Of all values.
+    """
+
+    title: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    mean: float
+
+
+@dataclass(frozen=True)
 class Finding:
     """What one pass found out.
 
     Attributes:
         method: The pass.
         text: What the figures mean, for the reader.
-        claims: Costs by the paper's accounting.
+        claims: Costs that are counted, not measured; by the paper's accounting where it has one.
         layers: How the parts of each layer were judged.
         mosaics: Pictures of some.
+        distributions: Of figures that are none of a layer.
     """
 
     method: str
@@ -89,6 +107,7 @@ class Finding:
     claims: tuple[Claim, ...] = ()
     layers: tuple[Judged, ...] = ()
     mosaics: tuple[Mosaic, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
 
     def series(self) -> tuple[str, ...]:
         """Names of all figures, in order."""
@@ -104,6 +123,11 @@ class Finding:
                 return "a mosaic of matrices that do not fit"
             if sum(map(len, mosaic.matrices())) > MOST_CELLS:
                 return f"a mosaic of more than {MOST_CELLS} numbers"
+        if len(self.distributions) > MOST_MOSAICS:
+            return f"a finding of more than {MOST_MOSAICS} distributions"
+        for item in self.distributions:
+            if not item.counts or len(item.edges) != len(item.counts) + 1 or len(item.counts) > MOST_CELLS:
+                return "a distribution whose edges do not fit"
         return ""
 
 

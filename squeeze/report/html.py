@@ -58,6 +58,7 @@ class Gallery:
     title: str
     spreads: Markup
     mosaics: Markup
+    distributions: Markup
     rows: tuple[tuple[str, tuple[str, ...], str], ...]
 
 
@@ -204,7 +205,9 @@ def _gallery(number: int, finding: Finding) -> Gallery:
     rows = tuple((j.name, tuple(_cell(j, name) for name in names), j.outcome) for j in finding.layers)
     spreads = Markup(finding_plots.spreads(f"spreads-{number}", finding)) if names else Markup("")
     mosaics = Markup(finding_plots.mosaics(f"mosaics-{number}", finding.mosaics)) if finding.mosaics else Markup("")
-    return Gallery(finding, f"What {wording.method(finding.method)} found", spreads, mosaics, rows)
+    counted = finding_plots.distributions(f"counts-{number}", finding.distributions) if finding.distributions else ""
+    title = f"What {wording.method(finding.method)} found"
+    return Gallery(finding, title, spreads, mosaics, Markup(counted), rows)
 
 
 def _cell(layer: Judged, name: str) -> str:

@@ -13,7 +13,7 @@ from squeeze.report.data import (
     Stage,
     Timing,
 )
-from squeeze.report.findings import Claim, Cluster, Finding, Judged, Mosaic
+from squeeze.report.findings import Claim, Cluster, Distribution, Finding, Judged, Mosaic
 
 
 def timing(median: float, spread: float = 0.01, backend: str = "onnxruntime", batch: int = 1) -> Timing:
@@ -60,4 +60,6 @@ def finding(name: str = "conv{}", prose: str = "because") -> Finding:
         Judged(name.format(1), {"weight": (0.5, 0.5, 0.5, 0.5, 3.0)}, "all stay"),
     )
     clusters = (Cluster((1.0, 0.0, 0.5, 0.25), ((0.75, 0.0, 0.5, 0.25),)), Cluster((0.0, -1.0, 0.0, 0.0)))
-    return Finding("kse", prose, (Claim(prose, 1000, 400), Claim("sums", 0, 7)), layers, (Mosaic(prose, 2, clusters),))
+    claims = (Claim(prose, 1000, 400), Claim("sums", 0, 7))
+    counts = (Distribution(prose, (0.0, 1.0, 2.0), (3, 1), 0.75),)
+    return Finding("kse", prose, claims, layers, (Mosaic(prose, 2, clusters),), counts)

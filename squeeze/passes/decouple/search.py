@@ -19,6 +19,7 @@ from squeeze.nn import GatedConv2d, settled
 from squeeze.passes.base import Found, Loss
 from squeeze.passes.decouple.attribute import Attribute
 from squeeze.passes.decouple.budget import brought_to
+from squeeze.passes.decouple.findings import finding
 from squeeze.passes.decouple.gates import gates_of, paying, proved
 from squeeze.passes.decouple.learner import DecoupleLearner
 from squeeze.plan import Gate, Plan, Step
@@ -133,6 +134,7 @@ class Decouple:
         if self.macs is not None:
             history["budget"] = self._brought_to_budget(gated, task, self.macs)
         history["labelled"] = learner.attribute.labelled
+        history["finding"] = finding(gated, task)
         return Found(dense_of(model, gated.model, gates), gates, added(gated.model, gates), history)
 
     @contextmanager
