@@ -24,13 +24,14 @@ OFF = -1.0
 
 @contextmanager
 def silenced(model: nn.Module, filters: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """The gates of some filters are off inside, whatever the input.
+    """The gates of some filters are off inside, whatever the input; the network computes "masked" there.
 
     Args:
         model: Gated.
         filters: By name of the gated convolution, numbers of its filters.
     """
     with ExitStack() as held:
+        held.enter_context(computing("masked"))  # the native kernel does not call the modules of the gate
         for name, numbers in filters.items():
             layer = model.get_submodule(name)
             if not isinstance(layer, GatedConv2d):
