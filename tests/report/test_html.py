@@ -8,7 +8,7 @@ import pytest
 from squeeze.errors import ArtifactError
 from squeeze.report import Report, finding_plots, plots, render
 from squeeze.report.data import Histogram, Method, Origin, Phase, Stage
-from squeeze.report.findings import Cluster, Finding, Judged, Mosaic
+from squeeze.report.findings import Cluster, Distribution, Finding, Judged, Mosaic
 from tests.report.sample import finding, report, timing
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror='y'>\"&$\\frac{{a}}$ 层\n{}"
@@ -177,8 +177,14 @@ def test_a_mosaic_has_a_square_for_every_number_and_a_frame_for_every_cluster() 
         Finding("kse", mosaics=(Mosaic("m", 0, (Cluster((1.0,)),)),)),
         Finding("kse", mosaics=(Mosaic("m", 1),)),
         Finding("kse", mosaics=(Mosaic("m", 100, (Cluster((1.0,) * 10000),)),)),
+        Finding("kse", distributions=(Distribution("d", (0.0, 1.0), (1, 2), 0.5),)),
+        Finding("kse", distributions=(Distribution("d", (0.0,), (), 0.5),)),
+        Finding("kse", distributions=(Distribution("d", (0.0, 1.0), (1,), 0.5),) * 9),
     ],
-    ids=["many figures", "unequal", "no rectangle", "no columns", "empty", "large"],
+    ids=[
+        *("many figures", "unequal", "no rectangle", "no columns", "empty", "large"),
+        *("edges that do not fit", "no bins", "many distributions"),
+    ],
 )
 def test_a_finding_that_no_pass_makes_is_not_drawn(found: Finding) -> None:
     with pytest.raises(ArtifactError, match=r"report\.findings: must be what a run writes"):

@@ -1,0 +1,68 @@
+"""What Decouple tells the report: held to the codes."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from squeeze.gating.codes import gather
+from squeeze.gating.costs import require_gates
+from squeeze.passes.decouple.findings import finding
+from squeeze.report import render
+from squeeze.report.findings import Finding, found_by
+from tests.gated_nets import quick_net, quick_task
+from tests.report.sample import report
+
+
+@pytest.fixture
+def told() -> dict[str, Any]:
+    task = quick_task()
+    return finding(require_gates(quick_net(), task.example_inputs), task)
+
+
+@pytest.fixture
+def read(told: dict[str, Any]) -> Finding:
+    (made,) = found_by([("decouple", {"finding": told})])
+    return made
+
+
+def test_rates_are_those_of_held_out_inputs(read: Finding) -> None:
+    task = quick_task()
+    codes = gather(quick_net(), task, task.holdout)
+    for layer in read.layers:
+        assert layer.series["on"] == pytest.approx(codes.on[:, codes.layer(layer.name)].mean(0), abs=1e-3)
+        assert set(layer.series) == {"on", "information"}
+        assert layer.outcome.startswith(f"of {len(layer.series['on'])}: ")
+    assert "60 held-out inputs" in read.text and "no labels" in read.text
+
+
+def test_costs_are_those_of_the_codes(read: Finding) -> None:
+    task = quick_task()
+    gated = require_gates(quick_net(), task.example_inputs)
+    codes = gather(quick_net(), task, task.holdout)
+    mean, most, alone, filters = read.claims
+    dense = gated.costs.dense
+    assert {claim.before for claim in (mean, most, alone)} == {dense}
+    assert mean.after == pytest.approx(codes.share.mean() * dense, rel=1e-6)
+    assert most.after == pytest.approx(codes.share.max() * dense, rel=1e-6)
+    assert (filters.before, filters.after) == (24, pytest.approx(codes.on.sum(1).mean()))
+    assert alone.after == pytest.approx(mean.after, rel=1e-6)  # nothing in this network reads less
+    (spread,) = read.distributions
+    counts, _ = np.histogram(codes.share.astype(float) * dense, bins=spread.edges)
+    assert counts.tolist() == list(spread.counts) and sum(spread.counts) == 60
+
+
+def test_training_data_are_taken_where_nothing_is_held_out() -> None:
+    images = torch.randn(20, 1, 8, 8)
+    task = quick_task(holdout=(), test=(), train=[(images, torch.arange(20) % 10)])
+    told = finding(require_gates(quick_net(), task.example_inputs), task)
+    assert "20 training inputs" in told["text"] and "tells of their class" in told["text"]
+
+
+def test_the_page_has_it(read: Finding) -> None:
+    page = render(replace(report(), findings=(read,)))
+    assert "What Decouple found" in page
+    assert "MACs of the costliest input" in page and "Inputs by their MACs" in page
+    assert read.layers[0].outcome in page
