@@ -10,8 +10,9 @@ from squeeze.errors import InputError
 from squeeze.gating.activity import Activity, Spending, activities, spending
 from squeeze.gating.codes import Codes, gather
 from squeeze.gating.costs import require_gates
-from squeeze.gating.information import entropy, filter_information, information_bound
+from squeeze.gating.information import entropy, filter_information
 from squeeze.gating.inputs import samples_from
+from squeeze.paths.bound import information_bound
 from squeeze.paths.classes import (
     ClassPaths,
     SinglePath,
