@@ -26,7 +26,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder
 @force_option
 @json_option
 def paths(source: Source, out: Path | None, look: Look, force: bool, as_json: bool) -> None:
-    """Show which filters of MODEL, a network with gates, are on for what.
+    """Show which filters the gates of MODEL switch on for what.
 
     Looks at the test data; at held-out or training data where there is none. With --out it writes codes.safetensors,
     paths.json and paths.html.
@@ -68,7 +68,7 @@ def paths(source: Source, out: Path | None, look: Look, force: bool, as_json: bo
 @force_option
 @json_option
 def detect(source: Source, out: Path | None, guard: Guard, force: bool, as_json: bool) -> None:
-    """Tell attacked inputs of MODEL, a network with gates, by which filters are on.
+    """Tell attacked inputs of MODEL by the codes of its gates.
 
     FGSM, BIM, PGD and DeepFool attack held-out data, to which detectors are fitted, and test data, which judge them: a
     table of areas under ROC curves. With --out it writes detection.json and detector.safetensors, a logistic regression
