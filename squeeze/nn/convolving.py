@@ -1,5 +1,7 @@
 """What gated convolutions and those around them have in common: some filters of some channels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,7 +10,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from squeeze.errors import InputError
 from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters
 from squeeze.nn.folding import Folded
-from squeeze.nn.gates import Sent, Wire
+from squeeze.nn.gates import Sent, Wire, asked_for
 from squeeze.nn.speeds import Speeds
 
 
@@ -22,9 +24,12 @@ class Convolving(nn.Module):
         sink: To those who read its output, if all of them know what to do with fewer channels.
     """
 
+    norm: nn.BatchNorm2d | None
+
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
         super().__init__()
-        self.conv, self.norm = conv, norm
+        self.conv = conv
+        self.register_module("norm", norm)
         self.source: Wire | None = None
         self.sink: Wire | None = None
         self._folded, self._native, self.speeds = Folded(), KeptFilters(), Speeds()
@@ -35,12 +40,24 @@ class Convolving(nn.Module):
 
     def native(self, x: Tensor) -> Filters | None:
         """The native kernel for inputs like this one, if there is one."""
-        conv = self.conv
-        fits = x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and x.numel() and conv.padding_mode == "zeros"
+        conv: Any = self._modules["conv"]
+        fits = x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and conv.padding_mode == "zeros" and x.numel()
         if not fits or isinstance(conv.padding, str):
             return None
-        tensors = [t for part in (conv, self.norm, *self.controller()) if part is not None for t in _tensors(part)]
-        return self._native.get(self._operands, tensors)
+        return self._native.get(self._operands, self._sources(conv))
+
+    def _sources(self, conv: nn.Module) -> list[Tensor | None]:
+        """The tensors that it is made of; past nn.Module.__getattr__, which takes as long as all else that is done."""
+        own = conv._parameters
+        found: list[Tensor | None] = [own["weight"], own["bias"]]
+        norm = self._modules["norm"]
+        if norm is not None:
+            own, running = norm._parameters, norm._buffers
+            found += [own["weight"], own["bias"], running["running_mean"], running["running_var"]]
+        gate = self._modules.get("gate")
+        for layer in () if gate is None else gate._modules.values():
+            found += layer._parameters.values()  # type: ignore[union-attr]
+        return found
 
     def _operands(self) -> GatedOperands:
         conv, (weight, bias) = self.conv, self._folded.get(self.conv, self.norm)
@@ -78,8 +95,7 @@ class Convolving(nn.Module):
 
     def quickest(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
         """As `filters`, of a narrow input: by PyTorch, or natively if that was measured to be faster."""
-        free = not torch.compiler.is_exporting() and not is_in_torch_dispatch_mode() and not torch.is_grad_enabled()
-        native = self.native(x) if free else None
+        native = self.native(x) if quick() else None
         if native is None:
             return self.filters(x, rows, present)
         ways = {
@@ -102,5 +118,12 @@ class Convolving(nn.Module):
         return functional.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
 
 
-def _tensors(part: nn.Module) -> list[Tensor | None]:
-    return [*part._parameters.values(), *part._buffers.values()]
+def quick() -> bool:
+    """Nothing is recorded, counted or traced, and nobody asked for another way than the fastest."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or is_in_torch_dispatch_mode()
+        or asked_for() != "fastest"
+    )

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from squeeze.copying import layout
 from squeeze.errors import InputError
 from squeeze.kernels.gated import Filters
-from squeeze.nn.convolving import Convolving
+from squeeze.nn.convolving import Convolving, quick
 from squeeze.nn.gates import Controller, Sent, Signal, asked_for, binarised, observed, tell
 from squeeze.nn.speeds import ALL, Way, seconds
 
@@ -41,68 +41,100 @@ class GatedConv2d(Convolving):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, N, H', W'); with fewer channels where `sink` is there."""
+        norm = self._modules["norm"]
+        learning = self.training or (norm is not None and norm.training)
+        if not learning and quick():
+            y = self._natively(x)
+            if y is not None:
+                return y
         sent = self.sent(x)
         present = None if sent is None else sent.present
         exporting = torch.compiler.is_exporting()
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
-        learning = self.training or (self.norm is not None and self.norm.training)
         if learning or (whole and not exporting):
-            logits = self.gate(x, present)
-            return self._masked(self.plain(x, present), logits, binarised(logits, self.training))
+            return self._masked(self.plain(x, present), self.gate(x, present))
         if exporting or asked_for() != "fastest" or is_in_torch_dispatch_mode():
-            code = self._told(self.gate(x, present))
+            logits = self._told(self.gate(x, present))
             if exporting and not self._exports_narrow(x):
-                return self._everything(x, code, present)
-            return self._apart(x, code, sent) if asked_for() == "apart" else self._narrow(x, code, present)
+                return self._everything(x, logits, present)
+            return self._apart(x, logits, sent) if asked_for() == "apart" else self._narrow(x, logits, present)
         return self._fastest(x, sent)
 
     def _told(self, logits: Tensor) -> Tensor:
-        """The code of logits, in eval mode; whoever observes is told."""
-        code = binarised(logits, training=False)
+        """The logits, in eval mode; whoever observes is told."""
         if observed():
-            tell(self, Signal(logits, code))
-        return code
+            tell(self, Signal(logits, binarised(logits, training=False)))
+        return logits
 
-    def _masked(self, y: Tensor, logits: Tensor, code: Tensor) -> Tensor:
+    def _masked(self, y: Tensor, logits: Tensor) -> Tensor:
         """All filters (B, N, H', W'), multiplied by the code."""
+        code = binarised(logits, self.training)
         if observed():
             tell(self, Signal(logits, code, (y.relu() if self.relu else y).mean((2, 3)) if self.training else None))
-        return self._sending(Sent(code, None, exact=False), y * _over_positions(code))
+        return self._sending(Sent(logits, soft=code), y * _over_positions(code))
 
-    def _narrow(self, x: Tensor, code: Tensor, present: Tensor | None) -> Tensor:
+    def _narrow(self, x: Tensor, logits: Tensor, present: Tensor | None) -> Tensor:
         """Only filters that are on for some sample."""
+        code = binarised(logits, training=False)
         rows, exact = _on(code)
         y = self.filters(x, rows, present)
         if not exact:
             y = y * _over_positions(code.index_select(1, rows))
-        return _scattered(y, rows, code) if self.sink is None else self._sending(Sent(code, rows, exact), y)
+        return _scattered(y, rows, code) if self.sink is None else self._sending(Sent(logits, rows, exact), y)
+
+    def _natively(self, x: Tensor) -> Tensor | None:
+        """By the kernel, if that is known to promise most; before anything is known of the code.
+
+        With small layers every microsecond of Python counts: there is a second, slower road to the same.
+        """
+        source, sink = self.source, self.sink
+        sent = None if source is None else source.received()
+        present = None if sent is None else sent.present
+        speed = self.speeds.known(x, present is not None)
+        if speed is None or speed.way != "native" or (present is not None and present.shape[0] != x.shape[1]):
+            return None
+        native = self.native(x)
+        if native is None:
+            return None
+        y, logits, rows = native.gated(x, present, sink is None)
+        batch, filters = logits.shape
+        count = rows.shape[0]
+        speed.saw(count / filters)
+        if observed():
+            self._told(logits)
+        if sink is not None:
+            exact = batch == 1 and (count > 1 or bool(logits[0, rows[0]] > 0))
+            sink.send(Sent(logits, rows, exact))
+        return y
 
     def _fastest(self, x: Tensor, sent: Sent | None) -> Tensor:
-        """By the kernel if it promises most; else the code is looked at first."""
+        """Whichever way is the fastest for the code of these inputs, measured if it was not yet."""
         present = None if sent is None else sent.present
         native = self.native(x)
         speed = self.speeds.of(x, present is not None, lambda: self._ways(x, present, native))
-        if native is not None and speed.best(speed.share)[0] == "native":
-            y, logits, rows = native.gated(x, present, scatter=self.sink is None)
-            speed.saw(len(rows) / logits.shape[1])
-            if self.sink is None and not observed():
-                return y
-            code = self._told(logits)
-            exact = len(code) == 1 and (len(rows) > 1 or bool(code[0, rows[0]]))
-            return self._sending(Sent(code, None if self.sink is None else rows, exact), y)
-        code = self._told(self.gate(x, present) if native is None else native.logits(x, present))
+        logits = self._told(self.gate(x, present) if native is None else native.logits(x, present))
+        code = binarised(logits, training=False)
         share = float(code.amax(0).mean())
         speed.saw(share)
         way, seconds = speed.best(share)
         if len(code) > 1:
             one = self.speeds.of(x[:1], present is not None, lambda: self._ways(x[:1], present, native))
             if sum(one.best(share)[1] for share in code.mean(1).tolist()) < seconds:
-                return self._apart(x, code, sent)
-        return self._everything(x, code, present) if way == ALL else self._narrow(x, code, present)
+                return self._apart(x, logits, sent)
+        if way == ALL:
+            return self._everything(x, logits, present)
+        if way == "native" and native is not None:
+            rows, exact = _on(code)
+            y = native.convolve(x, rows, present, self.sink is None)
+            if not exact:
+                y = y * _over_positions(code if self.sink is None else code.index_select(1, rows))
+            return self._sending(Sent(logits, rows, exact), y)
+        return self._narrow(x, logits, present)
 
-    def _everything(self, x: Tensor, code: Tensor, present: Tensor | None) -> Tensor:
+    def _everything(self, x: Tensor, logits: Tensor, present: Tensor | None) -> Tensor:
         """All filters in eval mode, multiplied by the code: (B, N, H', W')."""
-        return self._sending(Sent(code, None, exact=False), self.filters(x, None, present) * _over_positions(code))
+        code = _over_positions(binarised(logits, training=False))
+        return self._sending(Sent(logits), self.filters(x, None, present) * code)
 
     def _exports_narrow(self, x: Tensor) -> bool:
         """Whether an exported program computes only filters that are on; the output is as large as x / stride."""
@@ -116,8 +148,9 @@ class GatedConv2d(Convolving):
             self.sink.send(sent)
         return y
 
-    def _apart(self, x: Tensor, code: Tensor, sent: Sent | None) -> Tensor:
+    def _apart(self, x: Tensor, logits: Tensor, sent: Sent | None) -> Tensor:
         """Samples of equal codes together, the others one by one: (B, N, H', W')."""
+        code = binarised(logits, training=False)
         came = code.new_ones(len(code), 0) if sent is None else sent.code
         numbers = torch.unique(torch.cat((code, came), 1), dim=0, return_inverse=True)[1]
         whole: Tensor | None = None
@@ -132,7 +165,7 @@ class GatedConv2d(Convolving):
                 whole = y.new_zeros(len(x), code.shape[1], *y.shape[2:])
             whole[samples.unsqueeze(1), rows] = y
         assert whole is not None  # noqa: S101 - for the type checker
-        return self._sending(Sent(code, None, exact=False), whole)
+        return self._sending(Sent(logits), whole)
 
     def _ways(self, x: Tensor, present: Tensor | None, native: Filters | None) -> Mapping[str, Way]:
         """What is timed, controllers included."""

@@ -146,14 +146,21 @@ class Sent:
     """What came with a gated tensor.
 
     Attributes:
-        code: (B, N) of all of its channels.
+        logits: (B, N) of all of its channels.
         present: (n,) which of them the tensor holds; None for all.
         exact: Exactly these are on, for all samples: nothing is left to be multiplied by 0.
+        soft: (B, N) the code in training, where it is more than the signs of logits.
     """
 
-    code: Tensor
-    present: Tensor | None
-    exact: bool
+    logits: Tensor
+    present: Tensor | None = None
+    exact: bool = False
+    soft: Tensor | None = None
+
+    @property
+    def code(self) -> Tensor:
+        """(B, N) of all of its channels."""
+        return binarised(self.logits, training=False) if self.soft is None else self.soft
 
 
 class Wire:

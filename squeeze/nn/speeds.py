@@ -15,6 +15,9 @@ SHARES = (0.25, 0.75)
 MEMORY = 0.9
 """Of the running mean of what share of the filters was on."""
 
+RETHINKS = 8
+"""After so many calls it is seen whether another way is the fastest by now."""
+
 ALL = "all"
 """The way that computes all filters."""
 Way = Callable[[float], Callable[[], Tensor]]
@@ -40,10 +43,16 @@ class Speed:
     Attributes:
         lines: Of each way.
         share: Of the filters, a running mean of what was on: codes are known only after the first choice.
+        way: The fastest with that share.
     """
 
     lines: Mapping[str, Line]
     share: float = 0.5
+    way: str = ""
+    _seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.way = self.best(self.share)[0]
 
     def best(self, share: float) -> tuple[str, float]:
         """The fastest way with a share of the filters, and its seconds."""
@@ -52,6 +61,9 @@ class Speed:
     def saw(self, share: float) -> None:
         """So many filters were on."""
         self.share = MEMORY * self.share + (1 - MEMORY) * share
+        self._seen += 1
+        if self._seen % RETHINKS == 0:
+            self.way = self.best(self.share)[0]
 
     @property
     def limit(self) -> float:
@@ -93,6 +105,10 @@ class Speeds:
             found = self._known[key] = Speed({ALL: Line(best[ALL], 0.0), **lines})
         return found
 
+    def known(self, x: Tensor, narrow: bool) -> Speed | None:
+        """As `of`, if it was measured."""
+        return self._known.get(_key(x, narrow))
+
     def fastest(self, x: Tensor, ways: Mapping[str, Callable[[], Tensor]]) -> str:
         """Which of several ways is the fastest for narrow inputs like this one."""
         key = _key(x, True)
@@ -108,7 +124,8 @@ def seconds(way: Callable[[], Tensor]) -> float:
 
 
 def _key(x: Tensor, narrow: bool) -> tuple[Any, ...]:
-    return (x.shape[0], x.shape[2:], narrow, torch.get_num_threads(), x.dtype)
+    batch, _, *sides = x.shape
+    return (batch, *sides, narrow, torch.get_num_threads(), x.dtype)
 
 
 def _line(few: float, many: float) -> Line:
