@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 import squeeze
 from benchmarks import cifar
-from benchmarks.latencies import write_json
-from benchmarks.records import circumstances, finished
+from benchmarks.records import circumstances, finished, write_json
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Setup:
 
     network: str = "resnet20"
     macs: float = 0.5
-    epochs: int = 6
+    epochs: int = 5
     finetuning: int = 0
-    lambda_m: float = 0.01
+    lambda_m: float = 0.1
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
