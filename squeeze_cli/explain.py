@@ -55,7 +55,7 @@ def paths(source: Source, out: Path | None, look: Look, force: bool, as_json: bo
     click.option(
         "--epsilon",
         type=click.FloatRange(0, 1, min_open=True),
-        default=0.0314,
+        default=8 / 255,
         show_default="8/255",
         help="How far FGSM, BIM and PGD go, as a share of the range of the data.",
     ),

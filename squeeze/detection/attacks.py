@@ -35,10 +35,16 @@ class Box:
     high: Tensor
 
     @classmethod
-    def of(cls, inputs: Tensor) -> "Box":
-        """The range of inputs (N, C, ...)."""
-        dims = [dim for dim in range(inputs.dim()) if dim != 1]
-        return cls(inputs.amin(dims, keepdim=True), inputs.amax(dims, keepdim=True))
+    def of(cls, *inputs: Tensor) -> "Box":
+        """The range of inputs (N, C, ...), batch by batch."""
+        dims = [dim for dim in range(inputs[0].dim()) if dim != 1]
+        low = torch.cat([batch.amin(dims, keepdim=True) for batch in inputs]).amin(0, keepdim=True)
+        high = torch.cat([batch.amax(dims, keepdim=True) for batch in inputs]).amax(0, keepdim=True)
+        return cls(low, high)
+
+    def to(self, device: torch.device) -> "Box":
+        """The same where a model lies."""
+        return Box(self.low.to(device), self.high.to(device))
 
     def clipped(self, inputs: Tensor) -> Tensor:
         """Inputs, moved into the range."""

@@ -46,6 +46,10 @@ class Sides:
     judge: list[Batch]
     sources: tuple[Source, Source]
 
+    def box(self) -> Box:
+        """The range of all inputs."""
+        return Box.of(*(_input(batch).cpu() for batch in (*self.fit, *self.judge)))
+
 
 def sides_of(task: Task, most: int) -> Sides:
     """Two parts of the data that share no input.
@@ -74,9 +78,9 @@ def examples(
     task: Task,
     batches: Sequence[Batch],
     attacks: Sequence[Attack],
-    box: Box | None = None,
+    box: Box,
     per_class: int | None = None,
-) -> tuple[Examples, Box]:
+) -> Examples:
     """Attack inputs, and gather codes before and after.
 
     Args:
@@ -84,18 +88,14 @@ def examples(
         task: Knows how the model is called, and may know labels; without them what the model sees counts as right.
         batches: The data.
         attacks: Each with a name of its own.
-        box: The range of the data; that of these batches if None.
+        box: The range of the data.
         per_class: So many clean inputs of each class at most.
-
-    Returns:
-        The examples, and the box.
 
     Raises:
         InputError: Batches cannot be attacked, or the network sees none rightly.
     """
     device = device_of(model)
-    if box is None:
-        box = Box.of(torch.cat([_input(batch) for batch in batches]).to(device))
+    box = box.to(device)
     right = _right(model, task, [send_to_device(batch, device) for batch in batches], per_class)
     attacked: dict[str, Codes | None] = {}
     success = {}
@@ -109,7 +109,7 @@ def examples(
                 count += 0 if fooled is None else len(_input(fooled))
         attacked[attack.name] = gather(model, task, made) if made else None
         success[attack.name] = count / sum(len(classes) for _, classes in right)
-    return Examples(gather(model, task, [batch for batch, _ in right]), attacked, success), box
+    return Examples(gather(model, task, [batch for batch, _ in right]), attacked, success)
 
 
 def _right(model: nn.Module, task: Task, batches: Sequence[Batch], per_class: int | None) -> list[tuple[Batch, Tensor]]:

@@ -142,8 +142,9 @@ def detect(
     threats = threats or Threats()
     attacks = threats.attacks() if attacks is None else attacks
     sides = sides_of(task, threats.most)
-    known, box = examples(model, task, sides.fit, attacks, None, threats.per_class)
-    new, _ = examples(model, task, sides.judge, attacks, box)
+    box = sides.box()
+    known = examples(model, task, sides.fit, attacks, box, threats.per_class)
+    new = examples(model, task, sides.judge, attacks, box)
     every = [codes for codes in known.attacked.values() if codes is not None]
     detector = fitted(known.clean, joined(every), model) if every else None
     return Detection(

@@ -100,7 +100,7 @@ def test_only_what_was_seen_rightly_is_attacked_and_only_what_fooled_counts() ->
     (images, *_) = task.test
     predicted = net(images).argmax(1)
     labels = torch.where(torch.arange(len(images)) % 4 == 0, (predicted + 1) % 10, predicted)
-    made, _ = examples(net, task, [(images, labels)], (DeepFool(steps=1),))
+    made = examples(net, task, [(images, labels)], (DeepFool(steps=1),), Box.of(images))
     assert len(made.clean) == 24  # three of four
     assert np.array_equal(made.clean.predicted, made.clean.labels)
     fooled = made.attacked["DeepFool"]
@@ -111,8 +111,9 @@ def test_only_what_was_seen_rightly_is_attacked_and_only_what_fooled_counts() ->
 
 def test_so_many_of_each_class_are_fitted_on() -> None:
     task = quick_task()
-    made, _ = examples(quick_net(), task, list(task.test), (), None, per_class=2)
-    whole, _ = examples(quick_net(), task, list(task.test), ())
+    box = Box.of(*task.test)
+    made = examples(quick_net(), task, list(task.test), (), box, per_class=2)
+    whole = examples(quick_net(), task, list(task.test), (), box)
     assert np.bincount(made.clean.predicted).tolist() == np.bincount(whole.clean.predicted).clip(max=2).tolist()
 
 
@@ -150,6 +151,48 @@ def test_gates_weights_and_random_numbers_are_left_alone() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_attacks_stay_in_the_range_of_all_data() -> None:
+    task = quick_task()
+    sides = sides_of(replace(task, test=[images + 3 for images in task.test]), 60)
+    box = sides.box()
+    assert (float(box.low), float(box.high)) == (
+        min(float(images.min()) for images in task.holdout),
+        max(float(images.max()) for images in task.test) + 3,
+    )
+
+
+class Named(nn.Module):
+    """`quick_net`, called with two keyword arguments; the second one takes part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = quick_net()
+
+    def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
+        return self.net(pixels) + shift[:, None]
+
+
+def test_inputs_with_names_are_attacked_beside_others_that_stay() -> None:
+    net = Named().eval()
+
+    def named(images: Tensor) -> dict[str, Tensor]:
+        shift = torch.arange(len(images))
+        return {"pixels": images, "shift": shift, "labels": net(images, shift).argmax(1)}
+
+    plain = quick_task()
+    task = squeeze.DataTask(
+        Named,
+        {"pixels": plain.example_inputs, "shift": torch.zeros(1)},
+        holdout=[named(images) for images in plain.holdout],
+        test=[named(images) for images in plain.test],
+    )
+    found = detect(net, task, attacks=ATTACKS)
+    assert found.labelled and found.judged == 60
+    assert all(verdict.auc for verdict in found.verdicts)
+    without = detect(quick_net(), plain, attacks=ATTACKS)
+    assert [v.success for v in found.verdicts] == [v.success for v in without.verdicts]
 
 
 class OneOutput(nn.Module):
