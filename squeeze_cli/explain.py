@@ -71,8 +71,8 @@ def detect(source: Source, out: Path | None, guard: Guard, force: bool, as_json:
     """Tell attacked inputs of MODEL by the codes of its gates.
 
     FGSM, BIM, PGD and DeepFool attack held-out data, to which detectors are fitted, and test data, which judge them: a
-    table of areas under ROC curves. With --out it writes detection.json and detector.safetensors, a logistic regression
-    on codes, which --detector reads.
+    table of areas under ROC curves. With --out it writes detection.json, detection.html and detector.safetensors, a
+    logistic regression on codes, which --detector reads.
 
     \b
     Examples:

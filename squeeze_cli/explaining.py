@@ -7,17 +7,19 @@ from typing import Any
 
 from squeeze.detection import Detection, Threats, load_detector
 from squeeze.detection import detect as judge
+from squeeze.detection.page import render_detection
 from squeeze.errors import InputError
 from squeeze.files import write_text
 from squeeze.gating.codes import gather, load_codes
 from squeeze.gating.inputs import samples_from
+from squeeze.models import Opened
 from squeeze.paths import Asked, Paths, find_paths
 from squeeze.paths.page import render_paths
 from squeeze.progress import say
 from squeeze_cli.given import Guard, Look, Source
 from squeeze_cli.opening import check_free, opened
 
-DETECTION = ("detection.json", "detector.safetensors")
+DETECTION = ("detection.json", "detection.html", "detector.safetensors")
 PATHS = ("codes.safetensors", "paths.json", "paths.html")
 
 
@@ -41,7 +43,7 @@ def looked_at(source: Source, look: Look, out: Path | None, force: bool) -> Path
         if known is None:
             found.codes.save(out / PATHS[0])
         write_text(out / PATHS[1], json.dumps(found.to_dict(), indent=1))
-        write_text(out / PATHS[2], render_paths(found, str(target.about.get("arch") or type(target.model).__name__)))
+        write_text(out / PATHS[2], render_paths(found, _name(target)))
     return found
 
 
@@ -59,8 +61,9 @@ def defended(source: Source, guard: Guard, out: Path | None, force: bool) -> Det
         say(note)
     if out is not None:
         write_text(out / DETECTION[0], json.dumps(found.to_dict(), indent=1))
+        write_text(out / DETECTION[1], render_detection(found, _name(target)))
         if found.detector is not None:
-            found.detector.save(out / DETECTION[1])
+            found.detector.save(out / DETECTION[2])
     return found
 
 
@@ -102,3 +105,7 @@ def screened(source: Source, guard: Guard, detector: Path, out: Path | None) -> 
     codes = gather(target.model, target.task, batches)
     numbers = kept.flags(codes).nonzero()[0].tolist()
     return Flagged(where, len(codes), tuple(numbers))
+
+
+def _name(target: Opened) -> str:
+    return str(target.about.get("arch") or type(target.model).__name__)

@@ -1,0 +1,63 @@
+"""detection.html: one file that needs nothing else."""
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from squeeze.detection.judging import Detection, Verdict
+from squeeze.report.html import Card, page
+from squeeze.report.plots import ABOVE, ACCENT, AFTER, INK, MUTED, svg
+
+_COLOURS = (AFTER, ACCENT, INK, MUTED)
+_DASHES = ("-", "--", ":")
+
+
+def render_detection(found: Detection, model: str) -> str:
+    """What was found, as one HTML page, which loads nothing from elsewhere.
+
+    Args:
+        found: By `squeeze.detection.detect`.
+        model: The network's name.
+    """
+    judged = [verdict for verdict in found.verdicts if verdict.auc]
+    names = list(judged[0].auc) if judged else []
+    return page(
+        "detection.html",
+        found=found,
+        model=model,
+        cards=_cards(found),
+        judged=judged,
+        rows=[(name, [(verdict.auc[name], f"{verdict.auc[name]:.3f}") for verdict in judged]) for name in names],
+        best=[max(verdict.auc.values()) for verdict in judged],
+        depth=Markup(_depth(judged)) if judged and len(judged[0].depth) > 1 else "",
+    )
+
+
+def _cards(found: Detection) -> list[Card]:
+    cards = []
+    for verdict in found.verdicts:
+        told = max(verdict.auc, key=lambda name: verdict.auc[name]) if verdict.auc else ""
+        text = f"AUC {verdict.auc[told]:.3f}" if told else "nothing to detect"
+        cards.append(Card(verdict.attack, text, f"{verdict.success:.0%}", told, ""))
+    return cards
+
+
+def _depth(judged: list[Verdict]) -> str:
+    """Area under the ROC curve over the number of layers whose codes are read."""
+
+    def draw(figure: Figure) -> None:
+        pane = figure.subplots()
+        for place, verdict in enumerate(judged):
+            colour = _COLOURS[place % len(_COLOURS)]
+            style = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+            counts, areas = list(verdict.depth), list(verdict.depth.values())
+            pane.plot(counts, areas, style, color=colour, marker="o", markersize=3, label=verdict.attack)
+        pane.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+        pane.text(0.005, 0.5, "chance", color=MUTED, va="bottom", transform=pane.get_yaxis_transform())
+        pane.set_title("Area under the ROC curve, by logistic regression on codes")
+        pane.set_xlabel("layers whose codes are read, from the first")
+        pane.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        pane.set_ylim(min(0.45, *(min(verdict.depth.values()) for verdict in judged)) - 0.02, 1.02)
+        pane.legend(**{**ABOVE, "ncols": 4})
+
+    return svg("depth", 2.6, draw)
