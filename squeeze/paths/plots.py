@@ -77,7 +77,7 @@ def heat(found: Paths) -> str:
         edges = np.searchsorted(varying, [*starts, found.codes.on.shape[1]])
         wide = [(a, b, n) for a, b, n in zip(edges, edges[1:], found.codes.layers, strict=False) if b > a]
         for left, _, _ in wide[1:]:
-            pane.axvline(left - 0.5, color=ACCENT, linewidth=1)
+            pane.axvline(left - 0.5, color=ACCENT, linewidth=min(1.0, 10 / len(wide)))
         named = [(left, right, name) for left, right, name in wide if right - left >= len(varying) / 40]
         ticks = [(left + right - 1) / 2 for left, right, _ in named]
         pane.set_xticks(ticks, [wording.shortened(n, 26) for *_, n in named], rotation=90, fontsize=7)
@@ -139,5 +139,8 @@ def _mean_apart(found: np.ndarray) -> float:
 
 
 def _class_ticks(pane: Axes, classes: np.ndarray, axis: str) -> None:
-    ticks = {"x": pane.set_xticks, "y": pane.set_yticks}[axis]
-    ticks(range(len(classes)), [str(label) for label in classes.tolist()])
+    names = [str(label) for label in classes.tolist()]
+    if axis == "y":
+        pane.set_yticks(range(len(names)), names)
+    else:
+        pane.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)

@@ -123,7 +123,7 @@ class Paths:
         if few and len(self.classes.classes) > 1:
             told.append(
                 f"{few} of {len(self.classes.classes)} classes have fewer than five inputs: their mean codes, and the "
-                "filters tied to them, may be chance."
+                "filters tied to them, may be chance; bounds of information leave out those with fewer than three."
             )
         return tuple(told)
 
