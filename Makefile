@@ -11,7 +11,7 @@ INSTALLED       := $(VENV)/.installed
 INSTALLED_DEV   := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
-.PHONY: help install demo test check-slow lint format bench bench-gal bench-kse bench-trace bench-latency zoo bench-kernel bench-kse-latency clean
+.PHONY: help install demo test check-slow lint format bench bench-gal bench-kse bench-trace bench-latency zoo bench-kernel bench-kse-latency bench-gated bench-decouple demo-decouple clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -39,6 +39,12 @@ demo: export OMP_NUM_THREADS = 1
 demo: $(INSTALLED)  ## train a small net on real digits, prune it with GAL to half of its MACs, show what that bought
 	$(BIN)/squeeze demo --force --out model.pt
 	$(BIN)/squeeze prune --method gal model.pt --force --out runs/demo
+
+# Epochs are few, so that it takes under three minutes.
+demo-decouple: export OMP_NUM_THREADS = 1
+demo-decouple: $(INSTALLED)  ## train a small net on real digits, put gates into it, show what they say and spare
+	$(BIN)/squeeze demo --force --out model.pt
+	$(BIN)/squeeze prune --method decouple --macs 0.5 model.pt --finetune-epochs 5 --force --out runs/demo-decouple
 
 test: $(INSTALLED_DEV)  ## all tests but the slow ones (under 20 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
@@ -76,6 +82,14 @@ bench-kernel: $(INSTALLED_BENCH)  ## clustered convolutions on the native kernel
 
 bench-kse-latency: $(INSTALLED_BENCH)  ## whole networks after KSE beside PyTorch and ONNX Runtime
 	$(BIN)/python -m benchmarks.bench_kse_latency
+
+bench-gated: $(INSTALLED_BENCH)  ## what skipping filters buys in time, on one thread and two
+	$(BIN)/python -m benchmarks.bench_gated --threads 1
+	$(BIN)/python -m benchmarks.bench_gated --threads 2
+
+bench-decouple: $(INSTALLED_BENCH)  ## architecture decoupling on ResNet-20: DATA and WEIGHTS as for bench-gal
+	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { echo "say where they are: make $@ DATA=folder WEIGHTS=folder" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.bench_decouple "$(DATA)" "$(WEIGHTS)"
 
 bench-trace: $(INSTALLED_BENCH)  ## seconds and memory of trace and rewrite, beside Torch-Pruning (on a quiet machine)
 	$(BIN)/python -m benchmarks.bench_trace

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tables_gated
 from benchmarks.zoo.nets import listed
 from benchmarks.zoo.table import text as rows_of_the_zoo
 
@@ -57,6 +58,11 @@ def tables(folder: Path) -> str:
     for name, show in shows:
         if (place := folder / f"{name}.json").exists():
             sections.append("\n\n".join(show(json.loads(place.read_text()))))
+    decoupled = [json.loads(p.read_text()) for p in sorted(folder.glob("decouple-*.json"))]
+    if decoupled:
+        sections.append("\n\n".join(tables_gated.decoupled(decoupled)))
+    for place in sorted(folder.glob("gated-*.json")):
+        sections.append("\n\n".join(tables_gated.skipping(json.loads(place.read_text()))))
     return "\n\n".join(sections) or "No results yet."
 
 

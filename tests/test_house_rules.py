@@ -132,7 +132,15 @@ def test_passes_do_not_import_each_other() -> None:
 
 
 def test_examples_and_benchmarks_use_the_public_api_only() -> None:
-    public = ("squeeze", "squeeze.testing", "squeeze.paths", "squeeze.detection", "examples", "benchmarks")
+    public = (
+        "squeeze",
+        "squeeze.nn",
+        "squeeze.testing",
+        "squeeze.paths",
+        "squeeze.detection",
+        "examples",
+        "benchmarks",
+    )
     wrong = [
         f"{place(path)} imports {other}"
         for path in SOURCES

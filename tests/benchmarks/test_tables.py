@@ -148,3 +148,27 @@ def test_kernel_and_networks_stand_beside_what_they_are_compared_with(tmp_path: 
     lines = tables.tables(tmp_path).splitlines()
     assert "| 64 channels, 14×14 | 5 | 8 | 6 | 2, 2.50× | 2, 2.50×, kept dense |" in lines
     assert "| VGG-16, batch 1 | 4.00× | 3.00× | 2.00× | 9 | 6 | 3 | 5 native |" in lines
+
+
+def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path) -> None:
+    ways = [f"{backend}, {share}" for backend in ("torch", "onnx") for share in ("dense", "50%", "25%")]
+    row = {
+        "name": "64 channels, 28×28",
+        "ratios": dict(zip(ways, (1, 0.5, 0.25, 1, 0.8, 0.6), strict=True)),
+        "times": {way: {"median": 2.0} for way in ways},
+    }
+    skipping = {"setup": {"threads": 1, "repeats": 50}, "pairs": [row], "networks": [], "made": MADE}
+    (tmp_path / "gated-1.json").write_text(json.dumps(skipping))
+    found = {
+        "setup": {"network": "resnet20", "macs": 0.5, "epochs": 5, "finetuning": 0},
+        "accuracy": {"dense": 0.9173, "gated": 0.901},
+        "share": {"mean": 0.5, "deviation": 0.02, "quantiles": [0.4, 0.48, 0.5, 0.52, 0.6]},
+        "filters": {"always": 0.4, "never": 0.1, "all": 688},
+        "latency": {"quartiles": {"dense, PyTorch": [1, 2, 3], "gated, PyTorch": [1, 1.5, 2]}},
+    }
+    (tmp_path / "decouple-resnet20-50.json").write_text(json.dumps(found))
+    lines = tables.tables(tmp_path).splitlines()
+    assert "| 64 channels, 28×28 | 2 | 0.50 | 0.25 | 2 | 0.80 | 0.60 |" in lines
+    assert (
+        "| resnet20, macs=0.5 | 91.73% → 90.10% | 50.0% ± 2.0% (40.0% to 60.0%) | 40%, 10% | 5 + 0 | 2 → 1.5 |  |"
+    ) in lines

@@ -1,0 +1,62 @@
+"""The tables of networks with gates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def skipping(found: dict[str, Any]) -> list[str]:
+    """Pairs of layers and whole networks, as times of the dense ones in the same backend."""
+    setup, rows = found["setup"], []
+    for row in [*found["pairs"], *found["networks"]]:
+        dense = [f"{row['times'][f'{b}, dense']['median']:.3g}" for b in ("torch", "onnx")]
+        ratios = [f"{row['ratios'][f'{b}, {s}']:.2f}" for b in ("torch", "onnx") for s in ("50%", "25%")]
+        rows.append([row["name"], dense[0], *ratios[:2], dense[1], *ratios[2:]])
+    threads = f"{setup['threads']} thread{'s' * (setup['threads'] != 1)}"
+    about = (
+        f"Batch 1, {threads}, random weights, all in turn, medians of "
+        f"{setup['repeats']}; behind the dense times in ms, what a half and a quarter of the filters take, as a share "
+        f"of that. {found['made']['machine']}."
+    )
+    header = ["", "PyTorch, ms", "50 %", "25 %", "ONNX Runtime, ms", "50 %", "25 %"]
+    return [
+        f"### Skipping filters, {setup['threads']} thread{'s' * (setup['threads'] != 1)}",
+        about,
+        *_table(header, rows),
+    ]
+
+
+def decoupled(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Accuracy, what inputs cost, and how long single images take."""
+    rows = []
+    for found in results:
+        setup, share, accuracy = found["setup"], found["share"], found["accuracy"]
+        low, high = share["quantiles"][0], share["quantiles"][-1]
+        filters = found["filters"]
+        cells = [
+            f"{setup['network']}, macs={setup['macs']:g}",
+            f"{accuracy['dense']:.2%} → {accuracy['gated']:.2%}",
+            f"{share['mean']:.1%} ± {share['deviation']:.1%} ({low:.1%} to {high:.1%})",
+            f"{filters['always']:.0%}, {filters['never']:.0%}",
+            f"{setup['epochs']} + {setup['finetuning']}",
+        ]
+        times = found.get("latency", {}).get("quartiles", {})
+        for backend in ("PyTorch", "ONNX Runtime"):
+            dense, gated = (times.get(f"{way}, {backend}") for way in ("dense", "gated"))
+            cells.append("" if not dense or not gated else f"{dense[1]:.3g} → {gated[1]:.3g}")
+        rows.append(cells)
+    header = [
+        "",
+        "accuracy",
+        "MACs of an input",
+        "filters on always, never",
+        "epochs",
+        "PyTorch, ms",
+        "ONNX Runtime, ms",
+    ]
+    about = "Single test images, one thread; MACs as a share of the dense network's: mean, deviation, extremes."
+    return ["### Decoupling on CIFAR-10", about, *_table(header, rows)]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
