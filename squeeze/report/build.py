@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from squeeze.latency import Latency
-from squeeze.plan import Drop, Plan, Select, Slice
+from squeeze.plan import Drop, Gate, Plan, Select, Slice
 from squeeze.profiling import LayerProfile, Profile
 from squeeze.report.data import (
     Group,
@@ -114,7 +114,7 @@ def build_report(
         before=_stage(stages.before),
         cut=None if stages.cut is None else _stage(stages.cut),
         after=_stage(stages.after),
-        layers=() if first is None or last is None else _layers(first, last, structure),
+        layers=() if first is None or last is None else _layers(first, last, structure, plan),
         groups=_groups(structure, plan),
         removed=tuple(
             Removed(edit.name, edit.modules, step.method)
@@ -138,24 +138,58 @@ def _stage(measured: Measured) -> Stage:
     return Stage({k: float(v) for k, v in measured.metrics.items()}, macs, params, dict(measured.bytes), latency, paper)
 
 
-def _layers(before: Profile, after: Profile, structure: Structure) -> tuple[Layer, ...]:
-    left = {layer.name: layer for layer in after.layers}
+def _layers(before: Profile, after: Profile, structure: Structure, plan: Plan) -> tuple[Layer, ...]:
+    now, wide = _as_named_before(after, _owners(plan)), _gated_widths(after, plan)
+    left = {layer.name: layer for layer in now}
     known = {layer.name for layer in before.layers}
     rows = []
     for layer in before.layers:
-        now = left.get(layer.name)
+        found = left.get(layer.name)
         width = _width(layer, structure)
-        width_after = None if width is None else 0 if now is None else _width(now, structure)
-        macs, params = (0, 0) if now is None else (now.macs, now.params)
+        width_after = None if width is None else 0 if found is None else _width(found, structure)
+        width_after = wide.get(layer.name, width_after) if found is not None else width_after
+        macs, params = (0, 0) if found is None else (found.macs, found.params)
         rows.append(
-            Layer(layer.name, layer.kind, layer.macs, macs, layer.params, params, width, width_after, now is None)
+            Layer(layer.name, layer.kind, layer.macs, macs, layer.params, params, width, width_after, found is None)
         )
     rows += [
         Layer(layer.name, layer.kind, 0, layer.macs, 0, layer.params, None, _width(layer, structure))
-        for layer in after.layers
+        for layer in now
         if layer.name not in known
     ]
     return tuple(rows)
+
+
+def _owners(plan: Plan) -> dict[str, str]:
+    """By prefix of the names of what gates put into a model, the layer that it was."""
+    owners = {}
+    for gate in (edit for edit in plan.edits if isinstance(edit, Gate)):
+        for conv, norm in ((gate.module, gate.norm), *gate.follows, *gate.reads):
+            owners[f"{conv}.norm"], owners[conv] = norm or conv, conv
+    return owners
+
+
+def _gated_widths(after: Profile, plan: Plan) -> dict[str, int]:
+    """Filters of each gated convolution, and of depthwise ones behind it: what comes out depends on the input."""
+    logits = {layer.name: layer.output for layer in after.layers if layer.output}
+    widths: dict[str, int] = {}
+    for gate in (edit for edit in plan.edits if isinstance(edit, Gate)):
+        shape = logits.get(f"{gate.module}.gate.expand")
+        if shape is not None:
+            widths |= {conv: shape[-1] for conv in (gate.module, *(conv for conv, _ in gate.follows))}
+    return widths
+
+
+def _as_named_before(after: Profile, owners: Mapping[str, str]) -> list[LayerProfile]:
+    """The layers, those that gates took in under the names that they had; a gate counts to its convolution."""
+    found: dict[str, LayerProfile] = {}
+    for layer in after.layers:
+        parts = layer.name.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        name = next((owners[prefix] for prefix in prefixes if prefix in owners), layer.name)
+        first = found.get(name, replace(layer, name=name, macs=0, params=0))
+        found[name] = replace(first, macs=first.macs + layer.macs, params=first.params + layer.params)
+    return list(found.values())
 
 
 def _width(layer: LayerProfile, structure: Structure) -> int | None:

@@ -5,7 +5,7 @@ from torch import nn
 
 from squeeze.edits import rewrite
 from squeeze.latency import Latency
-from squeeze.plan import Drop, Plan, Step
+from squeeze.plan import Drop, Gate, Plan, Step
 from squeeze.profiling import profile
 from squeeze.report import Measured, Report, Stages, build_report, origin
 from squeeze.structure.groups import Structure
@@ -139,3 +139,30 @@ def test_the_origin_names_this_software() -> None:
     found = origin("m", command="squeeze prune", seed=3)
     assert found.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found.threads == torch.get_num_threads() and found.seed == 3 and found.machine
+
+
+def test_layers_that_gates_took_in_keep_their_names_and_widths(model: nn.Module) -> None:
+    gates = (Gate("first.0", "first.1", 2, True, (), (("first.3", ""),)),)
+    made = built(model, rewrite(model, gates).eval(), Plan((Step("decouple", {}, gates),)))
+    layers = {layer.name: layer for layer in made.layers}
+    assert list(layers) == [layer.name for layer in built(model, model, Plan()).layers]
+    assert not any(layer.removed for layer in made.layers)
+    gate = (8 * 2 + 2) + (2 * 8 + 8)
+    conv = layers["first.0"]
+    assert (conv.params_before, conv.params_after) == (8 * 8 * 9 + 8, 8 * 8 * 9 + 8 + gate)
+    assert (conv.width_before, conv.width_after) == (8, 8)
+    assert (layers["first.1"].params_before, layers["first.1"].params_after) == (16, 16)
+    assert (layers["first.3"].params_before, layers["first.3"].params_after) == (8 * 8 + 8, 8 * 8 + 8)
+    assert sum(layer.macs_after for layer in made.layers) == made.after.macs
+    assert sum(layer.params_after for layer in made.layers) == made.after.params
+
+
+def test_the_width_of_a_gated_layer_is_what_is_left_of_it(model: nn.Module) -> None:
+    structure = trace(model, INPUTS)
+    edits = structure.edits(removing(structure, "first.0", [1, 2, 7]))
+    gates = (Gate("first.0", "first.1", 2, True, (), (("first.3", ""),)),)
+    smaller = rewrite(rewrite(model, edits), gates).eval()
+    nn.init.constant_(smaller.get_submodule("first.0.gate.expand").bias, -1)
+    made = built(model, smaller, Plan((Step("magnitude", {}, edits), Step("decouple", {}, gates))))
+    widths = {layer.name: (layer.width_before, layer.width_after) for layer in made.layers}
+    assert (widths["first.0"], widths["first.3"]) == ((8, 5), (8, 8))
