@@ -15,6 +15,7 @@ from squeeze.errors import BudgetError, InputError
 from squeeze.gating.codes import gather
 from squeeze.gating.costs import require_gates
 from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing, observing
+from squeeze.passes.decouple.budget import brought_to
 from squeeze.passes.decouple.gates import proved
 from squeeze.passes.decouple.losses import SideHeads, activity, limiting
 from squeeze.plan import Gate
@@ -231,8 +232,23 @@ def test_layers_and_ignore(trained: nn.Module) -> None:
 
 
 def test_a_budget_out_of_reach_is_said(trained: nn.Module) -> None:
-    with pytest.raises(BudgetError, match="macs must be at least 0\\.[0-9]+ for this model, got 0.02"):
-        compressed(trained, quick(epochs=1, macs=0.02), a_task())
+    with pytest.raises(BudgetError, match="macs must be at least 0\\.[0-9]+ for this model, got 0.005"):
+        compressed(trained, quick(epochs=1, macs=0.005), a_task())
+
+
+@pytest.mark.parametrize("bias", [-300.0, 300.0])
+def test_gates_far_from_the_budget_are_brought_to_it(trained: nn.Module, bias: float) -> None:
+    """Few epochs may close gates far more than was asked for."""
+    task = a_task()
+    sites = squeeze.trace(trained, task.example_inputs).gateable
+    edits = [Gate(s.conv, s.norm, 4, s.relu, s.follows, s.reads) for s in sites if not s.stem]
+    torch.manual_seed(0)
+    gated = require_gates(squeeze.rewrite(trained, edits), task.example_inputs)
+    for layer in gated.layers:
+        nn.init.normal_(layer.gate.expand.bias, mean=bias, std=20)
+    found = brought_to(0.6, gated, task)
+    assert found["after"] == pytest.approx(0.6, rel=0.02)
+    assert gather(gated.model, task, task.holdout).share.mean() == pytest.approx(0.6, rel=0.02)
 
 
 def test_nothing_to_gate_and_no_data_are_said(trained: nn.Module) -> None:

@@ -15,8 +15,8 @@ from squeeze.task import HasBatches, Task, device_of
 
 ROUNDS = 12
 """Of halving the interval."""
-FARTHEST = 16.0
-"""The most that is added to a logit."""
+FARTHEST = 4.0**8
+"""The most that is added to a logit, and more than any logit is."""
 CLOSE = 0.002
 """Of the share that was asked for, as a share of it: near enough to stop."""
 SAMPLES = 2000
@@ -53,14 +53,17 @@ def brought_to(target: float, gated: Gated, task: Task) -> dict[str, float]:
     before = share(all_by(0.0))
     if abs(before - target) <= CLOSE * target:
         return {"before": before, "after": before, "shift": 0.0}
-    least = share(all_by(-FARTHEST))
-    if least > target:
-        share(all_by(0.0))
-        raise BudgetError(
-            f"Decouple: macs must be at least {least:.3f} for this model, got {target}; what has no gate costs "
-            "that much. Ask for more to stay, or gate the stem, too (stem=True)."
-        )
-    low, high = (-FARTHEST, 0.0) if before > target else (0.0, FARTHEST)
+    near, far = 0.0, 1.0 if before < target else -1.0
+    while (found := share(all_by(far)) - target) * far < 0:  # not on the other side yet
+        if abs(far) >= FARTHEST:
+            share(all_by(0.0))
+            bound = "at least" if far < 0 else "at most"
+            raise BudgetError(
+                f"Decouple: macs must be {bound} {found + target:.3f} for this model, got {target}; what has no gate "
+                "costs the same for all inputs. Choose another budget, or gate the stem, too (stem=True)."
+            )
+        near, far = far, 4 * far
+    low, high = sorted((near, far))
     for _ in range(ROUNDS):
         middle = (low + high) / 2
         low, high = (middle, high) if share(all_by(middle)) < target else (low, middle)
