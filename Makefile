@@ -44,7 +44,7 @@ demo: $(INSTALLED)  ## train a small net on real digits, prune it with GAL to ha
 demo-decouple: export OMP_NUM_THREADS = 1
 demo-decouple: $(INSTALLED)  ## train a small net on real digits, put gates into it, show what they say and spare
 	$(BIN)/squeeze demo --force --out model.pt
-	$(BIN)/squeeze prune --method decouple --macs 0.5 model.pt --finetune-epochs 5 --force --out runs/demo-decouple
+	$(BIN)/squeeze prune --method decouple --macs 0.5 model.pt --finetune-epochs 0 --force --out runs/demo-decouple
 	$(BIN)/squeeze paths runs/demo-decouple/model.safetensors --force --out runs/demo-decouple
 	$(BIN)/squeeze detect runs/demo-decouple/model.safetensors --epsilon 0.1 --force --out runs/demo-decouple
 
