@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from squeeze.kernels.native import Code, code
@@ -27,12 +28,14 @@ class Prepared:
         state: What it was made of; another state needs another `Prepared`.
         native: Its native code, or None.
         faster: For each input shape and number of threads, whether the native kernel was faster.
+        picks: The same, whether densely it is faster to pick out the channels that are read than to read all.
     """
 
     operands: ClusteredOperands
     state: tuple[int, ...]
     native: Code | None
     faster: dict[tuple[torch.Size, int], bool] = field(default_factory=dict)
+    picks: dict[tuple[torch.Size, int], bool] = field(default_factory=dict)
 
     @property
     def code_name(self) -> str:
@@ -47,23 +50,44 @@ class Prepared:
 
     @cached_property
     def weight(self) -> Tensor:
-        """For the dense convolution."""
+        """For the dense convolution of the channels that are read."""
         return self.operands.expanded()
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """For the dense convolution of all channels."""
+        return self.operands.whole()
 
     def convolve(self, x: Tensor) -> Tensor:
         """Whichever way is faster for this shape and this number of threads; the first call of a shape measures."""
-        if self.native is not None and x.dtype is torch.float32 and x.is_cpu and x.numel() and self.choice(x):
+        if not x.is_cpu or not x.numel():
+            return self.operands.convolve(x, self.weight)
+        if self.native is not None and x.dtype is torch.float32 and self.choice(x):
             return self.packed.run(x, torch.get_num_threads())
-        return self.operands.convolve(x, self.weight)
+        return self.dense(x)
+
+    def dense(self, x: Tensor) -> Tensor:
+        """By PyTorch, on the CPU: a copy of the channels that are read may take longer than to read all."""
+        of, key = self.operands, (x.shape, torch.get_num_threads())
+
+        def everything() -> Tensor:
+            groups = of.index.shape[0]
+            return functional.conv2d(x, self.whole, of.bias, of.stride, of.padding, of.dilation, groups)
+
+        def picked() -> Tensor:
+            return of.convolve(x, self.weight)
+
+        if of.reads is not None and key not in self.picks:
+            self.picks[key] = faster(picked, everything)
+        return picked() if of.reads is None or self.picks[key] else everything()
 
     def choice(self, x: Tensor) -> bool:
         """Whether the native kernel is faster; there must be one."""
         key = (x.shape, torch.get_num_threads())
         found = self.faster.get(key)
         if found is None:
-            found = self.faster[key] = faster(
-                lambda: self.packed.run(x, key[1]), lambda: self.operands.convolve(x, self.weight)
-            )
+            self.dense(x)  # measures, too
+            found = self.faster[key] = faster(lambda: self.packed.run(x, key[1]), lambda: self.dense(x))
         return found
 
 

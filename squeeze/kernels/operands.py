@@ -49,6 +49,19 @@ class ClusteredOperands:
         """(N, W, K, K) all kernels that are read."""
         return expanded(self.centroids, self.index, spare=True)
 
+    def whole(self) -> Tensor:
+        """(N, C / groups, K, K) the kernels of all channels; zeros where one is not read."""
+        narrow = self.expanded()
+        if self.reads is None:
+            return narrow
+        groups, _, size = self.index.shape
+        per_group, taps = len(self.clusters) // groups, narrow.shape[2:]
+        weight = narrow.new_zeros(groups, size, per_group, *taps)
+        places = self.reads.view(groups, -1).long() % per_group
+        for group, maps in enumerate(places):
+            weight[group, :, maps] = narrow.view(groups, size, -1, *taps)[group]
+        return weight.flatten(0, 1)
+
 
 def expanded(centroids: Tensor, index: Tensor, spare: bool) -> Tensor:
     """All kernels, (N, W, K, K).

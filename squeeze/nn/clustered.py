@@ -141,13 +141,7 @@ class ClusteredConv2d(nn.Module):
     @torch.no_grad()
     def dense_weight(self) -> Tensor:
         """(N, C / groups, K, K) the weight of an ordinary convolution that computes the same."""
-        narrow = expanded(self.centroids, self.index, self._spare)
-        per_group = self.in_channels // self.groups
-        weight = narrow.new_zeros(self.groups, self.size, per_group, *self.kernel_size)
-        places = self.reads.view(self.groups, -1).long() % per_group
-        for group, maps in enumerate(places):
-            weight[group, :, maps] = narrow.view(self.groups, self.size, -1, *self.kernel_size)[group]
-        return weight.flatten(0, 1)
+        return self.operands((0, 0)).whole()
 
     def macs(self, output: torch.Size) -> Macs:
         """See `squeeze.nn.duties`: the paper counts a multiplication for each centroid, not the sums of its results."""

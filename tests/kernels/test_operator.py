@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import squeeze.kernels
 from squeeze.kernels import ClusteredOperands, choice, native, operator
 from squeeze.kernels.choice import Cache, Kept
+from squeeze.nn import ClusteredConv2d
 from tests.kernels.convolutions import random_operands
 
 
@@ -141,3 +142,19 @@ def test_what_is_kept_follows_its_tensors_and_is_not_copied() -> None:
     assert kept.__reduce__()[0]()._prepared is None and copy.deepcopy(kept)._prepared is None
     with torch.inference_mode():
         assert kept.get(lambda: operands, (torch.zeros(1),)) is None
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_densely_channels_may_be_picked_or_all_be_read(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ResNet-50 the copy of the channels that are read took longer than the rest of the convolution."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+    size = 8 // groups
+    clustered = ClusteredConv2d.from_conv(conv, [0, 2, size, 0, 1, 0, size, 2]).eval()
+    x = torch.randn(2, 8, 6, 6)
+    expected = nn.functional.conv2d(x, clustered.dense_weight(), clustered.bias, padding=1, groups=groups)
+    monkeypatch.setattr(choice, "code", lambda: None)
+    for picks in (True, False):
+        monkeypatch.setattr(choice, "faster", lambda one, other, picks=picks: picks)
+        with torch.no_grad():
+            assert torch.allclose(copy.deepcopy(clustered)(x), expected, atol=1e-5)
