@@ -116,10 +116,10 @@ class GatedConv2d(Convolving):
         code = binarised(logits, training=False)
         share = float(code.amax(0).mean())
         speed.saw(share)
-        way, seconds = speed.best(share)
+        way, taken = speed.best(share)
         if len(code) > 1:
             one = self.speeds.of(x[:1], present is not None, lambda: self._ways(x[:1], present, native))
-            if sum(one.best(share)[1] for share in code.mean(1).tolist()) < seconds:
+            if sum(one.best(share)[1] for share in code.mean(1).tolist()) < taken:
                 return self._apart(x, logits, sent)
         if way == ALL:
             return self._everything(x, logits, present)
