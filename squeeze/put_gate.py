@@ -18,6 +18,11 @@ def put_gate(model: nn.Module, edit: Gate) -> None:
     """
     pair = edit.module, edit.norm
     conv, norm = _taken(model, pair, depthwise=False)
+    if not 1 <= edit.hidden <= conv.in_channels:
+        raise PlanError(
+            f"rewrite: {quoted(edit.module, 80)} must have a gate with a bottleneck of 1 to {conv.in_channels} "
+            f"neurons, got {edit.hidden}; the plan was altered."
+        )
     gated = GatedConv2d(conv, norm, edit.hidden, edit.relu).train(conv.training)
     before = model.get_submodule(edit.module)
     gated.source = before.source if isinstance(before, ReadingConv2d) else None

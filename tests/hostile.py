@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import squeeze
-from squeeze import Plan, checkpoint
+from squeeze import Gate, Plan, Step, checkpoint
 from squeeze.errors import SqueezeError
 from squeeze.finetune import FineTune, finetune
 from squeeze.training import Run
@@ -97,6 +98,24 @@ def replayed(path: Path) -> None:
     squeeze.rewrite(Net(), Plan.from_json(path.read_text(encoding="utf-8", errors="surrogateescape")).edits)
 
 
+def chain() -> nn.Module:
+    """Convolutions that can be gated: a plain one, a depthwise one behind it, a reader."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8)),
+        *(nn.ReLU(), nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6)),
+    )
+
+
+GATES = Plan((Step("hand", {}, (Gate("0", "1", 3, True, (("3", "4"),), (("6", "7"),)), Gate("6", "7", 2))),), {})
+
+
+def gated(path: Path) -> None:
+    """Put gates in, and run what comes of it."""
+    plan = Plan.from_json(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    with torch.no_grad():
+        squeeze.rewrite(chain().eval(), plan.edits)(torch.zeros(1, 3, 5, 5))
+
+
 def reported(path: Path) -> None:
     """Write the page of a report."""
     rewritten_report(path.parent)
@@ -115,6 +134,7 @@ SUBJECTS = {
     ),
     "checkpoint": Subject("x.safetensors", trained, mutants.mutated_checkpoint, resumed),
     "plan": Subject("plan.json", lambda path: path.write_text(PLAN.to_json()), mutants.mutated_json, replayed),
+    "gates": Subject("plan.json", lambda path: path.write_text(GATES.to_json()), mutants.mutated_json, gated),
     "report": Subject(
         "report.json",
         lambda path: path.write_text(json.dumps(report().to_dict())),

@@ -19,6 +19,7 @@ FEW = {"artefact": 100, "plan": 100, "checkpoint": 30, "report": 20}
 MANY = {
     "artefact": 3000,
     "plan": 3000,
+    "gates": 1000,
     "checkpoint": 1500,
     "report": 400,
     "weights.pt": 1000,
