@@ -9,6 +9,9 @@ from squeeze.nn.gated import FollowingConv2d, GatedConv2d, ReadingConv2d
 from squeeze.nn.gates import Wire
 from squeeze.plan import Gate
 
+FEW = 16
+"""Neurons that a gate's bottleneck may have however few channels its layer reads; else as many as these."""
+
 
 def put_gate(model: nn.Module, edit: Gate) -> None:
     """Replace a convolution by a gated one, and those around it by such as know of the gate; changes the model.
@@ -18,9 +21,10 @@ def put_gate(model: nn.Module, edit: Gate) -> None:
     """
     pair = edit.module, edit.norm
     conv, norm = _taken(model, pair, depthwise=False)
-    if not 1 <= edit.hidden <= conv.in_channels:
+    most = max(FEW, conv.in_channels)
+    if not 1 <= edit.hidden <= most:
         raise PlanError(
-            f"rewrite: {quoted(edit.module, 80)} must have a gate with a bottleneck of 1 to {conv.in_channels} "
+            f"rewrite: {quoted(edit.module, 80)} must have a gate with a bottleneck of 1 to {most} "
             f"neurons, got {edit.hidden}; the plan was altered."
         )
     gated = GatedConv2d(conv, norm, edit.hidden, edit.relu).train(conv.training)

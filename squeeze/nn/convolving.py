@@ -61,21 +61,12 @@ class Convolving(nn.Module):
 
     def _operands(self) -> GatedOperands:
         conv, (weight, bias) = self.conv, self._folded.get(self.conv, self.norm)
-        controller = tuple(t for part in self.controller() for t in (part.weight, part.bias))
         padding = tuple(int(side) for side in conv.padding)
-        return GatedOperands(
-            weight,
-            bias,
-            conv.stride,
-            padding,
-            conv.dilation,
-            conv.groups,
-            controller[:4] if controller else None,  # type: ignore[arg-type]
-        )
+        return GatedOperands(weight, bias, conv.stride, padding, conv.dilation, conv.groups, self.controller())
 
-    def controller(self) -> tuple[nn.Linear, ...]:
-        """The two layers that decide, if there is a gate."""
-        return ()
+    def controller(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Weight and bias of the two layers that decide, if there is a gate."""
+        return None
 
     def sent(self, x: Tensor) -> Sent | None:
         """What came with the input."""

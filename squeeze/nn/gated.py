@@ -186,9 +186,10 @@ class GatedConv2d(Convolving):
 
         return {ALL: everything, "some": some} | ({} if native is None else {"native": natively})
 
-    def controller(self) -> tuple[nn.Linear, ...]:
-        """The two layers that decide."""
-        return self.gate.reduce, self.gate.expand
+    def controller(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weight and bias of the two layers that decide."""
+        reduce, expand = self.gate.reduce, self.gate.expand
+        return reduce.weight, reduce.bias, expand.weight, expand.bias
 
     def way(self, x: Tensor) -> str:
         """How an input like this one is computed in eval mode: up to which share of the filters some are computed."""

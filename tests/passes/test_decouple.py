@@ -299,6 +299,23 @@ def test_readers_that_cannot_do_with_fewer_channels_get_all() -> None:
     assert [bool(gate.reads) for gate in proved(gates, model, x)] == [False, True, False]
 
 
+def test_code_that_says_float32_is_no_hindrance() -> None:
+    class Insisting(nn.Module):
+        """In float64 it does not run."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(torch.relu(self.first(x)).float())
+
+    torch.manual_seed(0)
+    model, x = Insisting().eval(), torch.randn(2, 3, 10, 10)
+    gates = [Gate(s.conv, s.norm, 2, s.relu, s.follows, s.reads) for s in squeeze.trace(model, x).gateable]
+    assert [gate.reads for gate in proved(gates, model, x)] == [(("second", ""),), ()]
+
+
 def test_losses_by_hand() -> None:
     code = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
     assert float(activity([code, code], 0.5)) == pytest.approx(2 * abs((3 + 2) / 2 - 0.5 * 4))
