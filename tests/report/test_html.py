@@ -81,6 +81,12 @@ def test_it_shows_the_headline_figures() -> None:
         assert figure in words
 
 
+def test_the_passes_stand_below_the_name_and_the_page_has_a_title() -> None:
+    text = render(report())
+    assert '<div class="sub">GAL · ' in text
+    assert f"<title>{report().origin.model} – squeeze report</title>" in text
+
+
 def test_every_part_of_a_full_report_is_there_in_order() -> None:
     assert headings(render(report())) == [
         "Quality, step by step",
