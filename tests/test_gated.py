@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from squeeze.errors import InputError
 from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing, observing, settled
@@ -209,6 +211,38 @@ def test_folded_weights_follow_what_changes() -> None:
         model.first.norm.running_mean.add_(1)  # type: ignore[union-attr,operator]
         model.third.norm.bias = nn.Parameter(torch.ones(4, dtype=torch.float64))  # type: ignore[union-attr]
     assert torch.allclose(run(model, x, "conditional"), run(model, x, "masked"), atol=1e-11)
+
+
+def filled(layer: nn.Module) -> None:
+    nn.init.constant_(layer.bias, 20)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "weights": lambda first: first.conv.weight.mul_(2),
+    "statistics": lambda first: first.norm.running_mean.add_(1),
+    "a gate": lambda first: first.gate.expand.bias.neg_(),
+    "a parameter": lambda first: setattr(first.norm, "bias", nn.Parameter(torch.ones(8))),
+    "data": lambda first: setattr(first.conv.weight, "data", -first.conv.weight),
+    "a convolution": lambda first: setattr(first, "conv", stirred(nn.Conv2d(3, 8, 3, padding=1)).float()),
+    "a norm": lambda first: setattr(first, "norm", stirred(nn.BatchNorm2d(8)).float()),
+    "no norm": lambda first: setattr(first, "norm", None),
+    "a layer of the gate": lambda first: setattr(first.gate, "reduce", nn.Linear(3, 2).apply(filled)),
+    "a parametrization": lambda first: weight_norm(first.conv).parametrizations.weight.original0.mul_(2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_native_kernel_follows_what_changes(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = chain(0).float(), torch.randn(1, 3, 8, 8)
+    monkeypatch.setattr(Speed, "best", lambda speed, share: ("native" if "native" in speed.lines else ALL, 0.0))
+    model.first.sink = None
+    before = [run(model.first, x, "fastest") for _ in range(2)][1]
+    with torch.no_grad():
+        change(model.first)
+    for _ in range(2):
+        after = run(model.first, x, "fastest")
+        assert torch.allclose(after, run(model.first, x, "masked"), atol=1e-4)
+    assert not torch.allclose(after, before, atol=1e-4)
 
 
 def test_statistics_are_taken_where_only_the_norm_is_in_training() -> None:

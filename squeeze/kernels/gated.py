@@ -1,6 +1,8 @@
 """Convolutions of which some filters are computed, on the channels that are there, without copying weights."""
 
-from collections.abc import Callable, Iterable
+import ctypes
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from squeeze.kernels.choice import state_of
-from squeeze.kernels.native import Code, GatedCall, GatedLayer, code
+from squeeze.kernels.native import Code, GatedCall, GatedLayer, GatedSite, code
 
 LANES = 16
 """The controller's weights end in zeros up to a multiple of these floats: the longest vector."""
+SIZES = 64
+"""Of inputs that a thread remembers."""
+
+Place = tuple[Mapping[str, Any], str, Any]
+"""A mapping, a key, and what is found there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,10 @@ class KeptFilters:
 
     def __init__(self) -> None:
         self._filters: Filters | None = None
-        self._state: tuple[int, ...] = ()
+        self._places: tuple[Place, ...] = ()
+        self._tensors: list[Tensor] = []
+        self._versions: list[int] = []
+        self._pointers: list[int] = []
 
     def __deepcopy__(self, memo: Any) -> "KeptFilters":
         return KeptFilters()
@@ -70,21 +79,69 @@ class KeptFilters:
     def __reduce__(self) -> Any:
         return KeptFilters, ()
 
-    def get(self, operands: Callable[[], GatedOperands], tensors: Iterable[Tensor | None]) -> "Filters | None":
+    def get(
+        self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
+    ) -> "Filters | None":
         """The convolution, prepared anew if a tensor has changed; None if no native kernel can compute it.
 
         Args:
-            operands: Makes the convolution, where it is needed.
-            tensors: Those that it is made of, which may change; tensors made in inference mode do not say when they do.
+            operands: Makes the convolution, where it is needed; None if there is none to be made.
+            places: Says where the tensors are that it is made of, and the modules that hold them, all of which may be
+                changed or replaced; tensors made in inference mode do not say when they are.
         """
-        state = state_of(tensors)
-        if not state:
+        # With small layers this is much of the time of a call.
+        for own, name, value in self._places:
+            if own.get(name) is not value:
+                return self._prepared(operands, places)
+        tensors = self._tensors
+        if [t._version for t in tensors] != self._versions or [t.data_ptr() for t in tensors] != self._pointers:
+            return self._prepared(operands, places)
+        return self._filters if tensors else self._prepared(operands, places)
+
+    def _prepared(
+        self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
+    ) -> "Filters | None":
+        found = tuple(places())
+        tensors = [value for _, _, value in found if isinstance(value, Tensor)]
+        try:
+            state = [t._version for t in tensors], [t.data_ptr() for t in tensors]
+        except RuntimeError:
             return None
-        if state != self._state:
-            made = operands()
-            native = None if why_not(made) else code()
-            self._filters, self._state = None if native is None else Filters(made, native), state
+        made = operands() if tensors else None
+        native = None if made is None or why_not(made) else code()
+        self._filters = None if made is None or native is None else Filters(made, native)
+        self._places, self._tensors, (self._versions, self._pointers) = found, tensors, state
         return self._filters
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ready:
+    """What calls for inputs of one batch and size in one thread have in common.
+
+    Attributes:
+        site: What the kernel is told, but for the tensors of one call.
+        at: Its address.
+        shape: Of an output with all filters.
+        strides: Of that.
+        logits: (batch, N), written by each call.
+        rows: (N,) int64, written by each call.
+        first: The first so many of `rows`, by how many.
+    """
+
+    site: GatedSite
+    at: int
+    shape: tuple[int, int, int, int]
+    strides: tuple[int, ...]
+    logits: Tensor
+    rows: Tensor
+    first: dict[int, Tensor]
+
+
+class Readied(threading.local):
+    """By batch, height and width; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, ...], Ready] = {}
 
 
 class Filters:
@@ -102,7 +159,7 @@ class Filters:
     def __init__(self, operands: GatedOperands, native: Code) -> None:
         filters, channels, *kernel = operands.weight.shape
         self.depthwise = operands.groups > 1
-        self._code, self._all = native, torch.arange(filters)
+        self._code, self._all, self._gated = native, torch.arange(filters), native.gated
         self._layer = GatedLayer(
             filters=filters, channels=filters if self.depthwise else channels, depthwise=self.depthwise
         )
@@ -121,6 +178,7 @@ class Filters:
         for name, tensor in self._arrays.items():
             setattr(self._layer, name, tensor.data_ptr())
         self._calls: dict[tuple[int, ...], GatedCall] = {}
+        self._readied = Readied()
 
     def _controller(
         self, reduce: Tensor, reduce_bias: Tensor, expand: Tensor, expand_bias: Tensor
@@ -162,26 +220,50 @@ class Filters:
         self._code.run_gated("logits", self._layer, call, torch.get_num_threads())
         return logits
 
-    def gated(self, x: Tensor, present: Tensor | None, scatter: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def gated(self, x: Tensor, present: Tensor | None, scatter: bool) -> tuple[Tensor, Tensor, Tensor, int]:
         """The controller, then the filters that it leaves on.
 
         Returns:
-            The output, in which a filter is 0 for those samples that it is off for; the logits (batch, N); and (n,)
-            int64, the filters with a logit above 0 for some sample, or filter 0 alone where there is none.
+            The output, in which a filter is 0 for those samples that it is off for; the logits (batch, N); (n,) int64,
+            the filters with a logit above 0 for some sample, or filter 0 alone where there is none; and how many are on
+            for some sample. Logits and filters lie in memory that the next call for this batch and size in this thread
+            writes to.
 
         Raises:
             ValueError: If the input or `present` do not fit the convolution, or it has no controller.
         """
         x, present = self._read(x, present)
-        call, logits, rows = self._call(x, present), self._room(x), torch.empty_like(self._all)
-        shape = (x.shape[0], self._layer.filters, call.out_height, call.out_width)
-        y = x.new_empty(shape)
-        call.output, call.logits, call.rows, call.scatter = y.data_ptr(), logits.data_ptr(), rows.data_ptr(), scatter
-        count = self._code.run_gated("conv2d", self._layer, call, torch.get_num_threads())
+        batch, reads, height, width = x.shape
+        ready = self._readied.known.get((batch, height, width))
+        if ready is None:
+            ready = self._ready(x)
+        shape = ready.shape
+        y = torch.empty_strided(shape, ready.strides)
+        come = None if present is None else present.data_ptr()
+        on = self._gated(ready.at, x.data_ptr(), y.data_ptr(), come, reads, scatter, torch.get_num_threads())
+        if on < 0:
+            raise self._code.refused(on, self._layer)
+        count = on or 1
         if not scatter and count < shape[1]:
-            size = shape[2] * shape[3]
-            y = y.as_strided((shape[0], count, *shape[2:]), (count * size, size, shape[3], 1))
-        return y, logits, rows[:count]
+            y.resize_(batch, count, shape[2], shape[3])
+        rows = ready.first.get(count)
+        if rows is None:
+            rows = ready.first[count] = ready.rows[:count]
+        return y, ready.logits, rows, on
+
+    def _ready(self, x: Tensor) -> Ready:
+        known, batch, filters = self._readied.known, x.shape[0], self._layer.filters
+        call, logits = self._call(x, None), self._room(x)
+        rows = torch.empty_like(self._all)
+        call.logits, call.rows = logits.data_ptr(), rows.data_ptr()
+        site = self._code.site(self._layer, call)
+        height, width = call.out_height, call.out_width
+        strides = (filters * height * width, height * width, width, 1)
+        ready = Ready(site, ctypes.addressof(site), (batch, filters, height, width), strides, logits, rows, {})
+        if len(known) >= SIZES:
+            known.clear()
+        known[batch, x.shape[2], x.shape[3]] = ready
+        return ready
 
     def _room(self, x: Tensor) -> Tensor:
         if "reduce" not in self._arrays:
@@ -207,6 +289,8 @@ class Filters:
         if found is None:
             batch, reads, *sides = x.shape
             tall, wide = (self._side(side, i) for i, side in enumerate(sides))
+            if len(self._calls) >= SIZES:
+                self._calls.clear()
             found = self._calls[x.shape] = GatedCall(
                 images=batch, reads=reads, height=sides[0], width=sides[1], out_height=tall, out_width=wide
             )

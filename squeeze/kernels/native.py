@@ -1,13 +1,14 @@
 """The compiled kernel, if the package was built with one: found, described and called through ctypes."""
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-LAYOUT = 4
+LAYOUT = 5
 """Of the structures below; a kernel that was built for another is not called."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -98,7 +99,13 @@ class GatedCall(ctypes.Structure):
     ]
 
 
-GatedStep = Literal["logits", "rows", "conv2d"]
+class GatedSite(ctypes.Structure):
+    """`squeeze::GatedSite` of native/gated.h."""
+
+    _fields_ = [("code", ctypes.c_char_p), ("layer", ctypes.POINTER(GatedLayer)), ("call", GatedCall)]
+
+
+GatedStep = Literal["logits", "rows"]
 
 
 @dataclass(frozen=True)
@@ -125,19 +132,30 @@ class Code:
                 f"kernel {self.name}: must run on this processor, got status {status}; install squeeze again."
             )
 
-    def run_gated(self, step: GatedStep, layer: GatedLayer, call: GatedCall, threads: int) -> int:
-        """One step of a gated convolution on one batch; how many filters were on, after "conv2d"."""
+    def run_gated(self, step: GatedStep, layer: GatedLayer, call: GatedCall, threads: int) -> None:
+        """One step of a gated convolution on one batch."""
         run = getattr(self._library, f"squeeze_gated_{step}")
         status: int = run(self._name, ctypes.byref(layer), ctypes.byref(call), threads)
         if status < 0:
-            wrong = {
-                -2: f"rows must ascend within {layer.filters} filters",
-                -3: f"present must ascend within {layer.channels} channels",
-            }
-            raise ValueError(
-                f"kernel {self.name}: {wrong.get(status, 'must run on this processor')}, got status {status}"
-            )
-        return status
+            raise self.refused(status, layer)
+
+    @property
+    def gated(self) -> Callable[..., int]:
+        """`squeeze_gated_conv2d` of native/gated.cpp: what it returns below 0, `refused` explains."""
+        run: Callable[..., int] = self._library.squeeze_gated_conv2d
+        return run
+
+    def site(self, layer: GatedLayer, call: GatedCall) -> GatedSite:
+        """What `gated` takes the address of."""
+        return GatedSite(self._name, ctypes.pointer(layer), call)
+
+    def refused(self, status: int, layer: GatedLayer) -> ValueError:
+        """What is wrong with a call of a gated convolution."""
+        wrong = {
+            -2: f"rows must ascend within {layer.filters} filters",
+            -3: f"present must ascend within {layer.channels} channels",
+        }
+        return ValueError(f"kernel {self.name}: {wrong.get(status, 'must run on this processor')}, got status {status}")
 
 
 @cache
@@ -169,4 +187,6 @@ def built() -> Any:
     for step in get_args(GatedStep):
         run = getattr(library, f"squeeze_gated_{step}")
         run.argtypes, run.restype = [ctypes.c_char_p, _POINTER, _POINTER, _INT], _INT
+    library.squeeze_gated_conv2d.argtypes = [_POINTER] * 4 + [_INT] * 3
+    library.squeeze_gated_conv2d.restype = _INT
     return library

@@ -1,6 +1,6 @@
 """What gated convolutions and those around them have in common: some filters of some channels."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,12 @@ from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from squeeze.errors import InputError
-from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters
+from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters, Place
 from squeeze.nn.folding import Folded
 from squeeze.nn.gates import Sent, Wire, asked_for
 from squeeze.nn.speeds import Speeds
+
+_MADE_OF = frozenset({"weight", "bias", "running_mean", "running_var"})
 
 
 class Convolving(nn.Module):
@@ -40,27 +42,26 @@ class Convolving(nn.Module):
 
     def native(self, x: Tensor) -> Filters | None:
         """The native kernel for inputs like this one, if there is one."""
-        conv: Any = self._modules["conv"]
-        fits = x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and conv.padding_mode == "zeros" and x.numel()
-        if not fits or isinstance(conv.padding, str):
+        if x.dtype is not torch.float32 or not x.is_cpu or x.dim() != 4 or not x.numel():
             return None
-        return self._native.get(self._operands, self._sources(conv))
+        return self._native.get(self._operands, self._places)
 
-    def _sources(self, conv: nn.Module) -> list[Tensor | None]:
-        """The tensors that it is made of; past nn.Module.__getattr__, which takes as long as all else that is done."""
-        own = conv._parameters
-        found: list[Tensor | None] = [own["weight"], own["bias"]]
-        norm = self._modules["norm"]
-        if norm is not None:
-            own, running = norm._parameters, norm._buffers
-            found += [own["weight"], own["bias"], running["running_mean"], running["running_var"]]
-        gate = self._modules.get("gate")
-        for layer in () if gate is None else gate._modules.values():
-            found += layer._parameters.values()  # type: ignore[union-attr]
-        return found
+    def _places(self) -> Iterator[Place]:
+        """Where all is that it is made of; past nn.Module.__getattr__, which takes as long as all else that is done."""
+        modules = [self._modules]
+        for own in modules:
+            for name, module in own.items():
+                yield own, name, module
+                if module is not None:
+                    modules.append(module._modules)
+                    for held in (module._parameters, module._buffers):
+                        yield from ((held, name, value) for name, value in held.items() if name in _MADE_OF)
 
-    def _operands(self) -> GatedOperands:
-        conv, (weight, bias) = self.conv, self._folded.get(self.conv, self.norm)
+    def _operands(self) -> GatedOperands | None:
+        conv = self.conv
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or "weight" not in conv._parameters:
+            return None
+        weight, bias = self._folded.get(conv, self.norm)
         padding = tuple(int(side) for side in conv.padding)
         return GatedOperands(weight, bias, conv.stride, padding, conv.dilation, conv.groups, self.controller())
 

@@ -23,7 +23,8 @@ class Folded:
         """(N, C / groups, K, K) and (N,), without gradients."""
         if norm is None:
             return conv.weight, conv.bias
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        computed = "weight" not in conv._parameters  # by a parametrization, anew each time
+        if computed or torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return _folded(conv, norm)
         tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         try:

@@ -96,15 +96,12 @@ class GatedConv2d(Convolving):
         native = self.native(x)
         if native is None:
             return None
-        y, logits, rows = native.gated(x, present, sink is None)
-        batch, filters = logits.shape
-        count = rows.shape[0]
-        speed.saw(count / filters)
+        y, logits, rows, on = native.gated(x, present, sink is None)
+        speed.saw(on / logits.shape[1])
         if observed():
-            self._told(logits)
+            self._told(logits.clone())
         if sink is not None:
-            exact = batch == 1 and (count > 1 or bool(logits[0, rows[0]] > 0))
-            sink.send(Sent(logits, rows, exact))
+            sink.send(Sent(logits, rows, on > 0 and logits.shape[0] == 1))
         return y
 
     def _fastest(self, x: Tensor, sent: Sent | None) -> Tensor:

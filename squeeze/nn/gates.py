@@ -141,7 +141,7 @@ def asked_for() -> Computing:
     return _COMPUTING.get()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Sent:
     """What came with a gated tensor.
 

@@ -14,7 +14,7 @@ extern "C" {
 const char* squeeze_clustered_code(const char*, int64_t*, int64_t*);
 int squeeze_clustered_conv2d(const char*, const squeeze::Layer*, const squeeze::Call*, int64_t);
 int64_t squeeze_gated_rows(const char*, const squeeze::GatedLayer*, const squeeze::GatedCall*, int64_t);
-int64_t squeeze_gated_conv2d(const char*, const squeeze::GatedLayer*, const squeeze::GatedCall*, int64_t);
+int64_t squeeze_gated_conv2d(const squeeze::GatedSite*, const float*, float*, const int64_t*, int64_t, int64_t, int64_t);
 }
 
 static std::mt19937 source(1);
@@ -150,9 +150,16 @@ static double gated_layer(const char* name) {
     const float* x = numbers(floats, images * reads * H * W);
     const squeeze::GatedCall call{x, y.get(), decides ? logits.get() : nullptr, exactly(longs, present), found.get(), images,
                                   reads, decides ? 0 : (int64_t)rows.size(), H, W, oh, ow, !narrow};
-    const int64_t count = decides ? squeeze_gated_conv2d(name, &layer, &call, threads)
-                                  : squeeze_gated_rows(name, &layer, &call, threads) + (int64_t)rows.size();
-    if (count < 0) return 1e9;
+    int64_t count = rows.size();
+    if (decides) {
+        const squeeze::GatedSite site{name, &layer, {nullptr, nullptr, logits.get(), nullptr, found.get(), images, 0, 0,
+                                                     H, W, oh, ow, 0}};
+        const int64_t on = squeeze_gated_conv2d(&site, x, y.get(), call.present, reads, !narrow, threads);
+        if (on < 0) return 1e9;
+        count = std::max<int64_t>(on, 1);
+    } else if (squeeze_gated_rows(name, &layer, &call, threads)) {
+        return 1e9;
+    }
     double worst = 0;
     for (int64_t i = 0; i < images; ++i)
         for (int64_t place = 0; place < (narrow ? count : N); ++place) {

@@ -1,6 +1,7 @@
 """The kernel of gated convolutions against PyTorch in double precision, for every instruction set that runs here."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -124,11 +125,12 @@ def test_a_gate_and_what_it_leaves_on(
     there = listed(present, channels[1], 2)
     x = torch.randn(size[0], channels[1] if there is None else len(there), *size[1:])
     whole, filters = spread(x, there, channels[1]), Filters(of, native.code(name))
-    y, logits, rows = filters.gated(x, there, scatter)
+    y, logits, rows, count = filters.gated(x, there, scatter)
     assert close(logits, decided(whole, of), 3e-6)
     assert torch.equal(filters.logits(x, there), logits)
     on = (logits > 0).any(0)
     assert rows.tolist() == (on.nonzero().flatten().tolist() or [0])
+    assert count == int(on.sum())
     wanted = convolved(whole, of) * (logits > 0)[:, :, None, None]
     assert close(y, wanted if scatter else wanted[:, rows])
     assert y.is_contiguous()
@@ -173,8 +175,9 @@ def test_input_of_any_layout() -> None:
     filters, x = Filters(operands(), native.code()), torch.randn(2, 7, 9, 10)
     for other in (x.to(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
         assert not other.is_contiguous()
-        for found, wanted in zip(filters.gated(other, None, False), filters.gated(x, None, False), strict=True):
-            assert torch.equal(found, wanted)
+        *found, on = (t.clone() if isinstance(t, Tensor) else t for t in filters.gated(other, None, False))
+        for one, wanted in zip(found, filters.gated(x, None, False), strict=False):
+            assert torch.equal(one, wanted)
         rows = torch.arange(8).repeat_interleave(2)[::2]
         assert torch.equal(filters.convolve(other, rows, None, False), filters.convolve(x, None, None, False)[:, :8])
 
@@ -188,27 +191,63 @@ def test_weights_of_any_layout() -> None:
 def test_an_empty_batch() -> None:
     filters, x = Filters(operands(), native.code()), torch.randn(0, 7, 9, 10)
     assert filters.convolve(x, None, None, False).shape == (0, 9, 9, 10)
-    y, logits, rows = filters.gated(x, None, False)
-    assert (y.shape, logits.shape, rows.tolist()) == ((0, 1, 9, 10), (0, 9), [0])
+    y, logits, rows, on = filters.gated(x, None, False)
+    assert (y.shape, logits.shape, rows.tolist(), on) == ((0, 1, 9, 10), (0, 9), [0], 0)
+
+
+def test_what_a_call_decides_stays_until_the_next_of_its_size_in_its_thread() -> None:
+    filters = Filters(operands(), native.code())
+    x, other = torch.randn(1, 7, 9, 10), torch.randn(1, 7, 9, 10)
+    _, logits, rows, _ = filters.gated(x, None, False)
+    before = logits.clone(), rows.clone()
+    filters.gated(torch.randn(2, 7, 9, 10), None, False)
+    filters.gated(torch.randn(1, 7, 9, 11), None, False)
+    thread = threading.Thread(target=filters.gated, args=(other, None, False))
+    thread.start()
+    thread.join()
+    assert torch.equal(logits, before[0]) and torch.equal(rows, before[1])
+    for size in range(2, 2 * gated.SIZES):
+        x = torch.randn(1, 7, size, 3)
+        y, logits, rows, _ = filters.gated(x, None, False)
+        assert close(y, (convolved(x.double(), operands()))[:, rows])
+        assert len(filters._readied.known) <= gated.SIZES
 
 
 def test_what_is_kept_follows_its_tensors_and_is_not_copied() -> None:
     of, x, kept = operands(), torch.randn(1, 7, 8, 8), KeptFilters()
-    first = kept.get(lambda: of, (of.weight, of.bias))
-    assert kept.get(lambda: pytest.fail("nothing has changed"), (of.weight, of.bias)) is first
+    held = {"weight": of.weight, "bias": of.bias, "none": None}
+
+    def places() -> Iterator[Any]:
+        return ((held, name, value) for name, value in held.items())
+
+    first = kept.get(lambda: of, places)
+    assert kept.get(lambda: pytest.fail("nothing has changed"), places) is first
     of.bias.add_(1)
-    torch.testing.assert_close(
-        kept.get(lambda: of, (of.weight, of.bias)).convolve(x, None, None, False),
-        convolved(x.double(), of).float(),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    second = kept.get(lambda: of, places)
+    assert second is not first
+    wanted = convolved(x.double(), of).float()
+    torch.testing.assert_close(second.convolve(x, None, None, False), wanted, rtol=1e-4, atol=1e-4)
+    for change in (
+        lambda: held.update(weight=of.weight.clone()),
+        lambda: held.update(none=torch.zeros(1)),
+        lambda: setattr(of.bias, "data", of.bias.clone()),
+        lambda: held.pop("none"),
+    ):
+        before = kept.get(lambda: of, places)
+        change()
+        assert kept.get(lambda: of, places) is not before
     for other in (copy.deepcopy(kept), kept.__reduce__()[0]()):
         with pytest.raises(LookupError):
-            other.get(lambda: {}["made anew"], (of.weight,))
+            other.get(lambda: {}["made anew"], places)
+    assert kept.get(lambda: pytest.fail("nothing has changed"), places) is not None
+    of.weight.add_(1)
+    held["weight"].add_(1)
+    assert kept.get(lambda: replace(of, groups=3), places) is None
+    assert KeptFilters().get(lambda: None, places) is None
+    assert KeptFilters().get(lambda: of, lambda: ()) is None
     with torch.inference_mode():
-        assert kept.get(lambda: of, (torch.zeros(1),)) is None
-    assert kept.get(lambda: replace(of, groups=3), (of.weight,)) is None
+        inferred = torch.zeros(1)
+    assert KeptFilters().get(lambda: of, lambda: [({"weight": inferred}, "weight", inferred)]) is None
 
 
 @pytest.mark.parametrize(
@@ -230,7 +269,8 @@ def test_without_a_native_kernel_the_caller_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gated, "code", lambda: None)
     assert not gated.available()
     assert "compiler" in why_not(operands())
-    assert KeptFilters().get(operands, (torch.zeros(1),)) is None
+    weight = torch.zeros(1)
+    assert KeptFilters().get(operands, lambda: [({"weight": weight}, "weight", weight)]) is None
 
 
 @pytest.mark.parametrize(

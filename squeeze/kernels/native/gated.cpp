@@ -12,6 +12,7 @@ namespace {
 using squeeze::Code;
 using squeeze::GatedCall;
 using squeeze::GatedLayer;
+using squeeze::GatedSite;
 
 constexpr int64_t COPIED = 768 * 1024;   // bytes of a part's input, which should stay in the second-level cache
 constexpr int64_t ENOUGH = 256 * 1024;   // multiplications that are worth another thread
@@ -49,15 +50,17 @@ void find_logits(const Code& code, const GatedLayer& layer, const GatedCall& cal
         code.controller(layer, call, means.data() + image * call.reads, call.logits + image * layer.filters);
 }
 
-// Those that are on for some image; without any, the first filter stands for them, and is off for all.
-void find_rows(const GatedLayer& layer, GatedCall& call) {
+// Those that are on for some image, if there are any; else the first filter stands for them, and is off for all.
+bool find_rows(const GatedLayer& layer, GatedCall& call) {
     call.count = 0;
     for (int64_t n = 0; n < layer.filters; ++n) {
         bool on = false;
         for (int64_t image = 0; image < call.images && !on; ++image) on = call.logits[image * layer.filters + n] > 0;
         if (on) call.rows[call.count++] = n;
     }
-    if (!call.count) call.rows[call.count++] = 0;
+    if (call.count) return true;
+    call.rows[call.count++] = 0;
+    return false;
 }
 
 void convolve(const Code& code, const GatedLayer& layer, const GatedCall& call, int64_t threads) {
@@ -108,15 +111,23 @@ EXPORTED int64_t squeeze_gated_rows(const char* name, const GatedLayer* layer, c
     return 0;
 }
 
-// Logits, then those filters that they leave on; returns how many those are, which are then in `call->rows`.
-EXPORTED int64_t squeeze_gated_conv2d(const char* name, const GatedLayer* layer, const GatedCall* call, int64_t threads) {
-    const Code* code = squeeze::code_named(name);
-    if (const int64_t status = wrong(code, *layer, *call, 0)) return status;
-    GatedCall found = *call;
-    find_logits(*code, *layer, found, threads);
-    find_rows(*layer, found);
-    convolve(*code, *layer, found, threads);
-    return found.count;
+// Logits, then those filters that they leave on; returns for how many filters some logit is above 0. These are then in
+// `call.rows`, or filter 0 alone if there are none.
+EXPORTED int64_t squeeze_gated_conv2d(const GatedSite* site, const float* input, float* output, const int64_t* present,
+                                      int64_t reads, int64_t scatter, int64_t threads) {
+    const Code* code = squeeze::code_named(site->code);
+    const GatedLayer& layer = *site->layer;
+    GatedCall call = site->call;
+    call.input = input;
+    call.output = output;
+    call.present = present;
+    call.reads = reads;
+    call.scatter = scatter;
+    if (const int64_t status = wrong(code, layer, call, 0)) return status;
+    find_logits(*code, layer, call, threads);
+    const bool any = find_rows(layer, call);
+    convolve(*code, layer, call, threads);
+    return any ? call.count : 0;
 }
 
 }  // extern "C"

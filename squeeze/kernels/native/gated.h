@@ -38,6 +38,13 @@ struct GatedCall {
     int64_t scatter;         // 1: the output has room for all filters, and those that are not computed are 0
 };
 
+// What calls for inputs of one batch and size have in common; `call` says nothing of the input and the output yet.
+struct GatedSite {
+    const char* code;         // its name
+    const GatedLayer* layer;
+    GatedCall call;
+};
+
 // Rows [first, last) of one image's output, of those filters that are numbers [filter, filter_end) of `rows`.
 struct GatedPart {
     int64_t image, first, last, filter, filter_end;
