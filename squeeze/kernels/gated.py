@@ -89,14 +89,20 @@ class KeptFilters:
             places: Says where the tensors are that it is made of, and the modules that hold them, all of which may be
                 changed or replaced; tensors made in inference mode do not say when they are.
         """
-        # With small layers this is much of the time of a call.
-        for own, name, value in self._places:
-            if own.get(name) is not value:
-                return self._prepared(operands, places)
+        return self._filters if self._is_as_it_was() else self._prepared(operands, places)
+
+    def _is_as_it_was(self) -> bool:
+        """With small layers this is much of the time of a call."""
+        try:
+            for own, name, value in self._places:
+                if own[name] is not value:
+                    return False
+        except KeyError:
+            return False
         tensors = self._tensors
-        if [t._version for t in tensors] != self._versions or [t.data_ptr() for t in tensors] != self._pointers:
-            return self._prepared(operands, places)
-        return self._filters if tensors else self._prepared(operands, places)
+        if [t._version for t in tensors] != self._versions:
+            return False
+        return [t.data_ptr() for t in tensors] == self._pointers and bool(tensors)
 
     def _prepared(
         self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
