@@ -17,15 +17,17 @@ from squeeze.data_task import as_task
 from squeeze.edits import rewrite
 from squeeze.errors import InputError, NoEffectWarning, TraceError, TrainingError
 from squeeze.finetune import FineTune, finetune
+from squeeze.gating.activity import spent_on
 from squeeze.latency import Latency, compare
 from squeeze.locks import locked
+from squeeze.parity import batch_of
 from squeeze.passes.base import Found, Pass
 from squeeze.plan import Gate, Plan, Step
 from squeeze.profiling import profile
 from squeeze.progress import say
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.recalibrate import reestimate_batchnorm
-from squeeze.report import Measured, Report, Stages, build_report
+from squeeze.report import ByInput, Measured, Report, Stages, build_report
 from squeeze.report import origin as describe_origin
 from squeeze.report.build import History
 from squeeze.report.data import Origin
@@ -182,7 +184,20 @@ def _diverged(outputs: Sequence[Tensor]) -> bool:
 
 
 def _measured(model: nn.Module, task: Task) -> Measured:
-    return Measured(processes.agreed(task.evaluate(model, "test")), profile(model, task.example_inputs))
+    metrics = processes.agreed(task.evaluate(model, "test"))
+    spent = processes.from_first(lambda: _by_input(model, task))
+    by_input = None if spent is None else ByInput(**spent)
+    return Measured(metrics, profile(model, task.example_inputs), by_input=by_input)
+
+
+def _by_input(model: nn.Module, task: Task) -> dict[str, Any] | None:
+    """The fields of a `ByInput`; None where all inputs cost the same, or nobody knows."""
+    found = spent_on(model, task, ("holdout", "test", "train"))
+    if found is None:
+        return None
+    source, spent = found
+    batch = max(1, batch_of(tensors_of(task.example_inputs)))
+    return asdict(ByInput(spent.mean, spent.deviation, len(spent.each), source, batch))
 
 
 def _timed(models: Mapping[str, nn.Module], task: Task) -> dict[str, Latency]:

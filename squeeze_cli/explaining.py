@@ -28,7 +28,7 @@ def looked_at(source: Source, look: Look, out: Path | None, force: bool) -> Path
 
     Raises:
         InputError: The model has no gates, there is no data, or a file is there already.
-        ArtifactError: The codes are damaged, or of another architecture.
+        ArtifactError: The codes are damaged, or of another network.
     """
     # Codes that were read are not written again.
     written = PATHS[1:] if look.codes else PATHS
@@ -41,7 +41,7 @@ def looked_at(source: Source, look: Look, out: Path | None, force: bool) -> Path
         say(note)
     if out is not None:
         if known is None:
-            found.codes.save(out / PATHS[0])
+            found.codes.save(out / PATHS[0], target.model)
         write_text(out / PATHS[1], json.dumps(found.to_dict(), indent=1))
         write_text(out / PATHS[2], render_paths(found, _name(target)))
     return found

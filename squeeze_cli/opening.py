@@ -8,17 +8,11 @@ import torch
 from squeeze.errors import ArtifactError, InputError, SqueezeError, quoted
 from squeeze.export import export_onnx, export_pt2
 from squeeze.files import read_bytes, write_text
-from squeeze.gating.activity import Spending, spending
-from squeeze.gating.codes import gather
-from squeeze.gating.costs import require_gates
-from squeeze.gating.explained import has_gates
-from squeeze.gating.inputs import samples_of
+from squeeze.gating.activity import Spending, spent_on
 from squeeze.models import Opened, open_model
 from squeeze.report import Report, render
 from squeeze_cli.given import Source
 
-INPUTS = 2000
-"""Of a data set, that a profile looks at."""
 EXPORTERS = {".onnx": export_onnx, ".pt2": export_pt2}
 
 
@@ -52,13 +46,8 @@ def spent(target: Opened) -> Spending | None:
     Raises:
         InputError: The data do not fit the model.
     """
-    if not has_gates(target.model):
-        return None
-    found = samples_of(target.task, ("test", "holdout", "train"), INPUTS)
-    if found is None:
-        return None
-    dense = require_gates(target.model, target.task.example_inputs).costs.dense
-    return spending(gather(target.model, target.task, found[1]), dense)
+    found = spent_on(target.model, target.task, ("test", "holdout", "train"))
+    return None if found is None else found[1]
 
 
 def exported(source: Source, out: Path, force: bool) -> None:

@@ -36,7 +36,7 @@ from squeeze_cli.opening import rewritten_report
 from tests import mutants
 from tests.artefacts import PLAN, Net, Saved, small
 from tests.memory import status
-from tests.report.sample import report
+from tests.report.sample import gated as gated_report
 from tests.tasks import noise_task, tiny_net
 
 ROOM = 96 * 2**20
@@ -137,7 +137,7 @@ SUBJECTS = {
     "gates": Subject("plan.json", lambda path: path.write_text(GATES.to_json()), mutants.mutated_json, gated),
     "report": Subject(
         "report.json",
-        lambda path: path.write_text(json.dumps(report().to_dict())),
+        lambda path: path.write_text(json.dumps(gated_report().to_dict())),
         mutants.mutated_json,
         reported,
     ),

@@ -15,12 +15,11 @@ LAYERS = (
     "errors",
     "processes",
     "alike attributes blame files folders limits locks modes task plan clustering nn kernels contractions attention "
-    "copying interrupts randomness",
+    "copying interrupts randomness weights",
     "put_gate edits",
     "structure",
     "counting gating profiling recalibrate onnx_session onnx_graph parity latency export selection masks",
-    "architectures splitting weights checkpoint events progress norms updates phase training data_task datasets "
-    "distill",
+    "architectures splitting checkpoint events progress norms updates phase training data_task datasets distill",
     "passes",
     "artifact report",
     "paths detection",

@@ -1,11 +1,19 @@
 """How often filters are on, and how much that hangs on the input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
-from squeeze.gating.codes import Codes
+from squeeze.gating.codes import Codes, gather
+from squeeze.gating.costs import require_gates
+from squeeze.gating.explained import has_gates
+from squeeze.gating.inputs import Source, samples_of
+from squeeze.task import Task
+
+INPUTS = 2000
+"""Of a data set, that are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,3 +115,22 @@ def spending(codes: Codes, dense: float) -> Spending:
         dense: Multiply-accumulates of one sample without gates, `squeeze.gating.costs.GateCosts.dense`.
     """
     return Spending(dense, codes.share.astype(np.float64) * dense)
+
+
+def spent_on(model: nn.Module, task: Task, order: Sequence[Source]) -> tuple[Source, Spending] | None:
+    """What the inputs of a task cost a gated network; None without gates, or without data.
+
+    Args:
+        model: Left as it is.
+        task: Its data.
+        order: Which data is wanted most.
+
+    Raises:
+        InputError: The data do not fit the model.
+    """
+    found = samples_of(task, order, INPUTS) if has_gates(model) else None
+    if found is None:
+        return None
+    source, batches = found
+    dense = require_gates(model, task.example_inputs).costs.dense
+    return source, spending(gather(model, task, batches), dense)

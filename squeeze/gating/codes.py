@@ -19,6 +19,7 @@ from squeeze.gating.costs import require_gates
 from squeeze.modes import in_eval_mode
 from squeeze.nn import GatedConv2d, computing, observing
 from squeeze.task import Batch, HasLabels, Task, device_of
+from squeeze.weights import checksum
 
 KIND = "file of codes"
 
@@ -55,11 +56,17 @@ class Codes:
         start = sum(self.filters[: self.layers.index(name)])
         return slice(start, start + self.filters[self.layers.index(name)])
 
-    def save(self, path: Path | str) -> Path:
-        """Write one file, atomically; `load_codes` reads it."""
+    def save(self, path: Path | str, model: nn.Module) -> Path:
+        """Write one file, atomically; `load_codes` reads it.
+
+        Args:
+            path: Of the file.
+            model: That the codes are of: the file holds a checksum of its weights.
+        """
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         arrays["filters"] = np.array(self.filters, dtype=np.int64)
-        metadata = {"squeeze": KIND, "layers": "\n".join(self.layers)}
+        weights = checksum(model.state_dict())
+        metadata = {"squeeze": KIND, "layers": "\n".join(self.layers), "checksum": weights}
         write_bytes(Path(path), serialize(arrays, metadata))
         return Path(path)
 
@@ -124,13 +131,15 @@ def load_codes(path: Path | str, model: nn.Module | None = None) -> Codes:
         model: What the codes must be of, if given.
 
     Raises:
-        ArtifactError: Not such a file, damaged, or of another architecture.
+        ArtifactError: Not such a file, damaged, or of another network: of another architecture, of other weights, or
+            silent about which.
     """
     path = Path(path)
     raw = read_bytes(path, f"a {KIND}", ArtifactError)
     try:
         arrays = parse(raw)
-        layers = tuple(_metadata(raw)["layers"].split("\n"))
+        metadata = _metadata(raw)
+        layers = tuple(metadata["layers"].split("\n"))
         filters = tuple(int(count) for count in arrays["filters"])
         found = Codes(layers, filters, **{name: arrays[name] for name in _ARRAYS})
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -138,14 +147,29 @@ def load_codes(path: Path | str, model: nn.Module | None = None) -> Codes:
     if problem := _problem(found):
         raise ArtifactError(f"{path}: must be a whole {KIND}, got {problem}; gather them again.")
     if model is not None:
-        gated = {n: m.conv.out_channels for n, m in model.named_modules() if isinstance(m, GatedConv2d)}
-        if gated != dict(zip(layers, filters, strict=True)):
-            raise ArtifactError(
-                f"{path}: must hold the codes of {type(model).__name__}, got those of another architecture "
-                f"({len(layers)} gated layers, {sum(filters)} filters, not {len(gated)} and {sum(gated.values())}); "
-                "gather them with this model."
-            )
+        _require_of(model, found, metadata.get("checksum", ""), path)
     return found
+
+
+def _require_of(model: nn.Module, codes: Codes, weights: str, path: Path) -> None:
+    """Codes that were read are the model's.
+
+    Raises:
+        ArtifactError: They are of another architecture, or of other weights.
+    """
+    gated = {n: m.conv.out_channels for n, m in model.named_modules() if isinstance(m, GatedConv2d)}
+    if gated != dict(zip(codes.layers, codes.filters, strict=True)):
+        raise ArtifactError(
+            f"{path}: must hold the codes of {type(model).__name__}, got those of another architecture "
+            f"({len(codes.layers)} gated layers, {sum(codes.filters)} filters, not {len(gated)} and "
+            f"{sum(gated.values())}); gather them with this model."
+        )
+    if weights != checksum(model.state_dict()):
+        got = "those of others" if weights else "a file that does not say of which"
+        raise ArtifactError(
+            f"{path}: must hold the codes of these weights of {type(model).__name__}, got {got}; gather them again "
+            "with squeeze paths."
+        )
 
 
 def _metadata(raw: bytes) -> dict[str, str]:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from squeeze.paths import plots
 from squeeze.paths.study import Paths
 from squeeze.report import wording
-from squeeze.report.html import Card, page
+from squeeze.report.html import Card, page, path_pictures
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ def render_paths(found: Paths, model: str) -> str:
         figures={
             "macs": Markup(plots.macs(found.spending)),
             "layers": Markup(plots.layers(found.layers, found.entropy)),
-            "heat": Markup(plots.heat(found)) if _varies(found) else "",
-            "plane": Markup(plots.plane(found)) if len(found.classes.classes) > 1 else "",
         },
+        paths=path_pictures(found.overview),
         pictures={n: f"data:image/png;base64,{base64.b64encode(png).decode()}" for n, png in found.pictures.items()},
         tables=_tables(found),
         nearest=min(found.path.distance.items(), key=lambda pair: pair[1]) if found.path else None,
@@ -73,10 +72,6 @@ def _cards(found: Paths) -> list[Card]:
         tone = "good" if lead.own > max(lead.others, float(lead.random.mean())) else "bad"
         cards.append(Card("Lead lost when silenced", mean, text, badge, tone))
     return cards
-
-
-def _varies(found: Paths) -> bool:
-    return any(item.activity.varying for item in found.layers)
 
 
 def _tables(found: Paths) -> list[tuple[str, list[tuple[int, list[Cell], str]], str]]:

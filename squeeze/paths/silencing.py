@@ -10,10 +10,11 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from squeeze.gating.classes import attribute_of, class_paths
 from squeeze.gating.codes import Codes
 from squeeze.modes import in_eval_mode
 from squeeze.nn import GatedConv2d, computing
-from squeeze.paths.classes import attribute_of, by_layer, class_paths, most_tied
+from squeeze.paths.classes import by_layer, most_tied
 from squeeze.task import Batch, Task, device_of
 
 DRAWS = 3

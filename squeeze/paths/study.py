@@ -8,23 +8,14 @@ from torch import nn
 
 from squeeze.errors import InputError
 from squeeze.gating.activity import Activity, Spending, activities, spending
+from squeeze.gating.classes import ClassPaths, attribute_of, class_paths, distances
 from squeeze.gating.codes import Codes, gather
 from squeeze.gating.costs import require_gates
 from squeeze.gating.information import entropy, filter_information
 from squeeze.gating.inputs import samples_from
+from squeeze.gating.overview import MOST_CLASSES, Overview, overview
 from squeeze.paths.bound import information_bound
-from squeeze.paths.classes import (
-    ClassPaths,
-    SinglePath,
-    attribute_of,
-    by_layer,
-    class_paths,
-    distances,
-    exciting,
-    most_tied,
-    single_path,
-)
-from squeeze.paths.embedding import embedded
+from squeeze.paths.classes import SinglePath, by_layer, exciting, most_tied, single_path
 from squeeze.paths.pictures import pictures_of
 from squeeze.paths.silencing import Silencing, silencing
 from squeeze.task import Batch, Task
@@ -32,8 +23,6 @@ from squeeze.task import Batch, Task
 MOST = 2000
 TIED, EXCITING = 3, 6
 """Filters of a class, and inputs of a filter, that are shown."""
-SHOWN = 20
-"""Classes that are shown one by one: the largest."""
 _SILENCED = 20
 """One in so many filters is silenced, where nobody says how many."""
 
@@ -44,7 +33,7 @@ class LayerPaths:
 
     Attributes:
         activity: How often its filters are on.
-        distances: (K, K) between the mean codes of the classes.
+        distances: Between the mean codes of the classes that are shown one by one, `Overview.classes`.
         bound: A lower bound of the mutual information of its code with the class, in bits; None if there are too few
             samples.
         single: The mean over its filters of the mutual information of each alone, in bits.
@@ -89,7 +78,7 @@ class Paths:
         spending: Multiply-accumulates of each input.
         layers: In the model's order.
         tied: By class, its most own filters; the largest classes only.
-        plane: Numbers of inputs, and their places in the plane; None where there is nothing to show.
+        overview: Their codes, class by class.
         silencing: What it costs to silence them; None without data, or with one class.
         path: Of the one input that was asked for.
         pictures: By number, the inputs that are shown, as PNG files; empty where inputs are no images.
@@ -104,7 +93,7 @@ class Paths:
     spending: Spending
     layers: tuple[LayerPaths, ...]
     tied: dict[int, tuple[Tied, ...]]
-    plane: tuple[np.ndarray, np.ndarray] | None
+    overview: Overview
     silencing: Silencing | None
     path: SinglePath | None
     pictures: dict[int, bytes]
@@ -140,6 +129,7 @@ class Paths:
             "entropy_bits": self.entropy,
             "macs": self.spending.to_dict(),
             "layers": [_layer_dict(item) for item in self.layers],
+            "overview": asdict(self.overview),
             "tied": {str(label): [asdict(item) for item in items] for label, items in self.tied.items()},
             "silencing": None if silenced is None else silenced.to_dict(),
             "path": None if self.path is None else asdict(self.path),
@@ -203,9 +193,10 @@ def find_paths(model: nn.Module, task: Task, asked: Asked | None = None, codes: 
         )
     attribute, labelled = attribute_of(codes)
     classes = class_paths(codes, attribute)
-    tied = _tied(codes, classes)
+    shown = classes.largest(MOST_CLASSES)
+    tied = _tied(codes, classes, shown)
     count = max(1, sum(codes.filters) // _SILENCED) if asked.silenced is None else asked.silenced
-    shown = {i for filters in tied.values() for filter in filters for i in filter.inputs}
+    pictured = {i for filters in tied.values() for filter in filters for i in filter.inputs}
     path = None if asked.sample is None else single_path(codes, classes, asked.sample, int(attribute[asked.sample]))
     return Paths(
         codes=codes,
@@ -215,32 +206,31 @@ def find_paths(model: nn.Module, task: Task, asked: Asked | None = None, codes: 
         classes=classes,
         entropy=float(entropy(classes.counts.astype(np.float64))),
         spending=spending(codes, dense),
-        layers=_layers(codes, classes, attribute),
+        layers=_layers(codes, classes.rates[shown], attribute),
         tied=tied,
-        plane=embedded(codes.on),
-        silencing=silencing(model, task, batches, codes, count, SHOWN) if batches and count else None,
+        overview=overview(codes),
+        silencing=silencing(model, task, batches, codes, count, MOST_CLASSES) if batches and count else None,
         path=path,
-        pictures=pictures_of(batches, shown | ({path.sample} if path else set())),
+        pictures=pictures_of(batches, pictured | ({path.sample} if path else set())),
     )
 
 
-def _layers(codes: Codes, classes: ClassPaths, attribute: np.ndarray) -> tuple[LayerPaths, ...]:
+def _layers(codes: Codes, rates: np.ndarray, attribute: np.ndarray) -> tuple[LayerPaths, ...]:
     found = []
     for activity in activities(codes):
         place = codes.layer(activity.name)
         on = codes.on[:, place]
         single = float(filter_information(on, attribute).mean())
-        found.append(LayerPaths(activity, distances(classes.rates[:, place]), information_bound(on, attribute), single))
+        found.append(LayerPaths(activity, distances(rates[:, place]), information_bound(on, attribute), single))
     return tuple(found)
 
 
-def _tied(codes: Codes, classes: ClassPaths) -> dict[int, tuple[Tied, ...]]:
+def _tied(codes: Codes, classes: ClassPaths, shown: np.ndarray) -> dict[int, tuple[Tied, ...]]:
     if len(classes.classes) < 2:
         return {}
     ties, most = classes.ties(), most_tied(classes, TIED)
-    largest = sorted(range(len(classes.classes)), key=lambda row: (-classes.counts[row], row))[:SHOWN]
     found = {}
-    for row in sorted(largest):
+    for row in shown.tolist():
         label = int(classes.classes[row])
         found[label] = tuple(_described(codes, classes, ties, row, int(filter)) for filter in most[label])
     return found

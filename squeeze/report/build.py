@@ -17,6 +17,7 @@ from squeeze.latency import Latency
 from squeeze.plan import Drop, Gate, Plan, Select, Slice
 from squeeze.profiling import LayerProfile, Profile
 from squeeze.report.data import (
+    ByInput,
     Group,
     Histogram,
     Layer,
@@ -46,12 +47,14 @@ class Measured:
         profile: From `squeeze.profile` on the task's example inputs.
         latency: One for each backend, batch size and number of threads.
         bytes: Size of the file, by format ("onnx", "safetensors").
+        by_input: What single inputs cost, of a network with gates.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     profile: Profile | None = None
     latency: tuple[Latency, ...] = ()
     bytes: Mapping[str, int] = field(default_factory=dict)
+    by_input: ByInput | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def _stage(measured: Measured) -> Stage:
         Timing(i.backend, i.batch, i.threads, i.median, i.q1, i.q3, i.device, i.runs) for i in measured.latency
     )
     macs, params, paper = (None,) * 3 if profile is None else (profile.macs, profile.params, profile.paper_macs)
-    return Stage({k: float(v) for k, v in measured.metrics.items()}, macs, params, dict(measured.bytes), latency, paper)
+    metrics = {name: float(value) for name, value in measured.metrics.items()}
+    return Stage(metrics, macs, params, dict(measured.bytes), latency, paper, measured.by_input)
 
 
 def _layers(before: Profile, after: Profile, structure: Structure, plan: Plan) -> tuple[Layer, ...]:

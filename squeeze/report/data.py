@@ -8,6 +8,8 @@ from squeeze.report.findings import Finding
 from squeeze.report.records import decode, encode
 
 SCHEMA = 1
+SOURCES: Mapping[str, str] = {"holdout": "held-out", "train": "training"}
+"""Of inputs, in words where they are not words."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,30 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class ByInput:
+    """What single inputs cost a network with gates, for each of which that is something else.
+
+    Attributes:
+        mean: Multiply-accumulates as executed where what is off is skipped, controllers included.
+        deviation: Their standard deviation.
+        inputs: How many were looked at.
+        source: Where they are from: "holdout", "test" or "train".
+        batch: Inputs in the example inputs, to which `Stage.macs` belongs.
+    """
+
+    mean: float
+    deviation: float
+    inputs: int
+    source: str
+    batch: int = 1
+
+    @property
+    def words(self) -> str:
+        """Which inputs: "143 held-out inputs"."""
+        return f"{self.inputs:,} {SOURCES.get(self.source, self.source)} inputs"
+
+
+@dataclass(frozen=True)
 class Stage:
     """The model at one moment; what was not measured then is None or missing.
 
@@ -91,6 +117,7 @@ class Stage:
         bytes: Size of the file, by format ("onnx", "safetensors").
         latency: By backend, batch size and threads.
         paper_macs: As `macs`, by the accounting of the methods' papers.
+        by_input: What single inputs cost; None where all cost the same.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -99,6 +126,7 @@ class Stage:
     bytes: Mapping[str, int] = field(default_factory=dict)
     latency: tuple[Timing, ...] = ()
     paper_macs: int | None = None
+    by_input: ByInput | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The pictures of what a pass found out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -15,6 +15,11 @@ from squeeze.report.findings import Distribution, Finding, Mosaic
 from squeeze.report.plots import ACCENT, AFTER, BEFORE, INK, svg
 
 _SIGNED = LinearSegmentedColormap.from_list("signed", [ACCENT, "#ffffff", AFTER])
+_TITLES: Mapping[str, str] = {
+    "on": "Share of the inputs that switch a filter on",
+    "information": "What a filter tells of the class, in bits",
+}
+"""Of figures whose names say too little."""
 _GAP = 0.35
 """Between two matrices, in widths of one."""
 
@@ -27,7 +32,7 @@ def spreads(name: str, finding: Finding) -> str:
     def draw(figure: Figure) -> None:
         panes = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
         for pane, key in zip(panes, series, strict=True):
-            pane.set_title(wording.shortened(wording.spoken(key), 90))
+            pane.set_title(wording.shortened(_TITLES.get(key, wording.spoken(key)), 90))
             for place, layer in enumerate(finding.layers):
                 if layer.series.get(key):
                     _mark(pane, place, layer.series[key])

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from squeeze.gating.overview import Overview
 from squeeze.report.records import read
 
 MOST_SERIES, MOST_MOSAICS, MOST_CELLS = 8, 8, 4000
@@ -100,6 +101,7 @@ class Finding:
         layers: How the parts of each layer were judged.
         mosaics: Pictures of some.
         distributions: Of figures that are none of a layer.
+        paths: Codes, class by class, of a network with gates.
     """
 
     method: str
@@ -108,6 +110,7 @@ class Finding:
     layers: tuple[Judged, ...] = ()
     mosaics: tuple[Mosaic, ...] = ()
     distributions: tuple[Distribution, ...] = ()
+    paths: Overview | None = None
 
     def series(self) -> tuple[str, ...]:
         """Names of all figures, in order."""
@@ -128,7 +131,7 @@ class Finding:
         for item in self.distributions:
             if not item.counts or len(item.edges) != len(item.counts) + 1 or len(item.counts) > MOST_CELLS:
                 return "a distribution whose edges do not fit"
-        return ""
+        return self.paths.problem() if self.paths else ""
 
 
 def found_by(history: Iterable[tuple[str, Any]]) -> tuple[Finding, ...]:

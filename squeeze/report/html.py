@@ -8,10 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from squeeze.errors import ArtifactError
-from squeeze.report import finding_plots, plots, wording
+from squeeze.gating.overview import Overview
+from squeeze.report import finding_plots, path_plots, plots, wording
 from squeeze.report.data import Layer, Phase, Report
 from squeeze.report.findings import Finding, Judged
-from squeeze.report.speed import headline, promise, sentences, speedups
+from squeeze.report.speed import headline, one_input, promise, sentences, speedups
 
 TITLES: Mapping[str, str] = {
     "lambda": "λ",
@@ -51,6 +52,15 @@ class Chapter:
 
 
 @dataclass(frozen=True)
+class PathPictures:
+    """Of the paths of classes and inputs; empty where there is nothing to see. class_paths.html shows them."""
+
+    heat: Markup
+    plane: Markup
+    told: str
+
+
+@dataclass(frozen=True)
 class Gallery:
     """What a pass found out: `rows` has a layer each, with the cells of its figures."""
 
@@ -59,6 +69,7 @@ class Gallery:
     spreads: Markup
     mosaics: Markup
     distributions: Markup
+    paths: PathPictures | None
     rows: tuple[tuple[str, tuple[str, ...], str], ...]
 
 
@@ -89,6 +100,7 @@ def render(report: Report) -> str:
         stages=_stages(report),
         layers=computing,
         files=FILES,
+        cut=any(group.after < group.before for group in report.groups),
         rest=_rest(report.layers),
         most=max((layer.macs_before for layer in computing), default=1),
         figures={
@@ -140,8 +152,11 @@ def _cards(report: Report) -> list[Card]:
         tone = "" if key != report.origin.metric or old == new else "good" if new > old else "bad"
         moved = wording.metric_change(key, old, new)
         cards.append(Card(key[:1].upper() + key[1:], wording.metric(key, old), wording.metric(key, new), moved, tone))
+    macs = one_input(report)
     counted = [
-        ("MACs", before.macs, after.macs, wording.count),
+        ("MACs", before.macs, after.macs, wording.count)
+        if macs is None
+        else ("MACs of an input, mean", *macs, wording.count),
         ("Parameters", before.params, after.params, wording.count),
     ]
     if after.paper_macs != after.macs:
@@ -183,8 +198,10 @@ def _chapter(report: Report, phase: Phase) -> Chapter:
         figures.append(("How the masks moved; the shaded bands hold the named share of them.", plots.masks(phase)))
     if {"lambda", "share"} & set(phase.series):
         target, subject = _budget(report, phase.name)
-        caption = "The weight of the sparsity term, and the cost if every mask at 0 were removed now."
-        figures.append((caption, plots.steering(phase, target, subject)))
+        masked = bool(phase.quantiles or phase.masks)
+        title = f"{subject} that the masks leave" if masked else f"{subject} that stay, on average"
+        cost = "the cost if every mask at 0 were removed now" if masked else "the cost as it is executed now"
+        figures.append((f"The weight of the sparsity term, and {cost}.", plots.steering(phase, target, title)))
     if phase.masks:
         caption = "Masks at the end of the search. Survivors are folded into the weights: the finished model has none."
         figures.append((caption, plots.histograms(phase)))
@@ -196,8 +213,8 @@ def _chapter(report: Report, phase: Phase) -> Chapter:
     if names:
         figures.append(("Means over each epoch.", plots.curves(phase, names)))
     searched = phase.name in {method.name for method in report.methods}
-    title = f"Search: {wording.method(phase.name)}" if searched else "Fine-tuning"
-    return Chapter(title, tuple((caption, Markup(svg)) for caption, svg in figures))
+    heading = f"Search: {wording.method(phase.name)}" if searched else "Fine-tuning"
+    return Chapter(heading, tuple((caption, Markup(svg)) for caption, svg in figures))
 
 
 def _gallery(number: int, finding: Finding) -> Gallery:
@@ -207,7 +224,22 @@ def _gallery(number: int, finding: Finding) -> Gallery:
     mosaics = Markup(finding_plots.mosaics(f"mosaics-{number}", finding.mosaics)) if finding.mosaics else Markup("")
     counted = finding_plots.distributions(f"counts-{number}", finding.distributions) if finding.distributions else ""
     title = f"What {wording.method(finding.method)} found"
-    return Gallery(finding, title, spreads, mosaics, Markup(counted), rows)
+    paths = path_pictures(finding.paths, f"-{number}") if finding.paths else None
+    return Gallery(finding, title, spreads, mosaics, Markup(counted), paths, rows)
+
+
+def path_pictures(found: Overview, suffix: str = "") -> PathPictures:
+    """Pictures of the paths of classes and inputs.
+
+    Args:
+        found: What they show.
+        suffix: Of their names, by which the pictures of a page differ.
+    """
+    told = "" if found.labelled else "The data has no labels: the class of an input is what the network takes it for."
+    varies, several = bool(found.filters), len(found.classes) > 1
+    heat = path_plots.heat(f"heat{suffix}", found) if varies else ""
+    plane = path_plots.plane(f"plane{suffix}", found) if varies and several else ""
+    return PathPictures(Markup(heat), Markup(plane), told)
 
 
 def _cell(layer: Judged, name: str) -> str:

@@ -136,15 +136,15 @@ def masks(phase: Phase) -> str:
     return svg(f"masks-{phase.name}", 2.5, draw)
 
 
-def steering(phase: Phase, target: float | None, subject: str) -> str:
-    """λ, and the cost that the masks promise, against the budget."""
+def steering(phase: Phase, target: float | None, title: str) -> str:
+    """λ, and the cost that stays, against the budget."""
 
     def draw(figure: Figure) -> None:
         names = [name for name in ("lambda", "share") if name in phase.series]
         panes = figure.subplots(1, len(names), squeeze=False)[0]
         for pane, name in zip(panes, names, strict=True):
             if name == "share":
-                _line(pane, phase.series[name], f"{subject} that the masks leave", percent=True)
+                _line(pane, phase.series[name], title, percent=True)
                 if target is not None:
                     pane.axhline(target, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 3)))
                     text = f"budget {100 * target:.3g} %"

@@ -59,12 +59,30 @@ def promise(report: Report) -> float | None:
     return before / after if before and after else None
 
 
+def one_input(report: Report) -> tuple[float, float] | None:
+    """Multiply-accumulates of one input, before and, on average, after; None where all inputs cost the same."""
+    found = report.after.by_input
+    if found is None or not report.before.macs or found.mean <= 0 or found.batch < 1:
+        return None
+    whole = report.before.macs / found.batch if report.before.by_input is None else report.before.by_input.mean
+    return whole, found.mean
+
+
 def sentences(report: Report) -> tuple[str, ...]:
     """The promise and what came of it, one sentence each."""
-    promised, found = promise(report), speedups(report)
-    said = []
+    promised, found, spent = promise(report), speedups(report), report.after.by_input
+    mean, said = one_input(report), list[str]()
+    if spent is not None and mean is not None:
+        before, after, spread = map(wording.count, (*mean, spent.deviation))
+        said.append(
+            f"An input took {before} multiply-accumulates; now it takes {after} on average over {spent.words}, with a "
+            f"standard deviation of {spread}."
+        )
     if promised is not None and promised != 1:
-        said.append(f"On paper, by multiply-accumulates, the model should run {wording.times(promised)} as fast.")
+        which = " on the example inputs, on which it is timed" if spent else ""
+        said.append(
+            f"On paper, by multiply-accumulates, the model should run {wording.times(promised)} as fast{which}."
+        )
     faster = [f"{wording.times(item.ratio)} in {item.where}" for item in found if item.verdict == "faster"]
     if faster:
         said.append(f"Measured, it runs {'; '.join(faster).replace('×', '× as fast', 1)}.")

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from squeeze.report import wording
 from squeeze.report.data import Report
-from squeeze.report.speed import promise, speedups
+from squeeze.report.speed import one_input, promise, speedups
 
 FORMATS = {"onnx": "ONNX file", "safetensors": "weights (safetensors)"}
 
@@ -14,7 +14,7 @@ FORMATS = {"onnx": "ONNX file", "safetensors": "weights (safetensors)"}
 def summary_table(report: Report) -> Table:
     """Before, after and the change of everything that was measured; fits 80 columns."""
     name = Text(wording.shortened(report.origin.model, 40), style="bold")
-    table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
     table.add_column("", overflow="fold")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -32,8 +32,7 @@ def summary_table(report: Report) -> Table:
             cut = report.cut.metrics[key]
             shown = wording.metric(key, cut)
             _row(table, "  before fine-tuning", "", shown, wording.metric_change(key, old, cut), style="dim")
-    macs = before.macs / after.macs if before.macs and after.macs else None
-    _row(table, "MACs", wording.count(before.macs), wording.count(after.macs), _fewer(macs))
+    _macs(table, report)
     promised = promise(report)
     if after.paper_macs != after.macs:
         counts = wording.count(before.paper_macs), wording.count(after.paper_macs)
@@ -50,6 +49,19 @@ def summary_table(report: Report) -> Table:
         times = wording.duration(pair.before.median_ms), wording.duration(pair.after.median_ms)
         _row(table, what, *times, change, style="" if pair.verdict == "faster" else "yellow")
     return table
+
+
+def _macs(table: Table, report: Report) -> None:
+    """Of the example inputs; first of one input on average, where that hangs on the input."""
+    before, after, mean = report.before, report.after, one_input(report)
+    what, style = "MACs", ""
+    if mean is not None and after.by_input is not None:
+        first, last = mean
+        _row(table, "MACs, mean input", wording.count(first), wording.count(last), _fewer(first / last))
+        table.caption = f"Mean input: over {after.by_input.words}."
+        what, style = "  example inputs", "dim"
+    ratio = before.macs / after.macs if before.macs and after.macs else None
+    _row(table, what, wording.count(before.macs), wording.count(after.macs), _fewer(ratio), style=style)
 
 
 def _row(table: Table, name: str, before: str, after: str, change: str, style: str = "") -> None:

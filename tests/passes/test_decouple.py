@@ -379,11 +379,11 @@ def test_only_gates_that_pay_and_again_when_resumed(
     settings = quick(epochs=1, macs=0.9, paying=True)
     found = settings.search(trained, structure, task, squeeze.Run(tmp_path))
     assert [edit.module for edit in found.edits if isinstance(edit, Gate)] == ["conv1", "conv2", "narrow"]
-    assert ["wide", "would take 1.40 times as long with a gate"] in found.history["left_out"]
+    assert ["wide", "it would take 1.40 times as long with a gate"] in found.history["left_out"]
     monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: 5.0)  # another moment, another answer
     again = settings.search(trained, structure, task, squeeze.Run(tmp_path, resume=True))
     assert again.edits == found.edits
-    with pytest.raises(InputError, match="would take 5.00 times as long with a gate"):
+    with pytest.raises(InputError, match="it would take 5.00 times as long with a gate"):
         settings.search(trained, structure, task, squeeze.Run(tmp_path))
 
 

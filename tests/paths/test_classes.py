@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from squeeze.gating.classes import attribute_of, class_paths, distances
 from squeeze.gating.codes import Codes, gather
-from squeeze.paths.classes import attribute_of, by_layer, class_paths, distances, exciting, most_tied, single_path
+from squeeze.paths.classes import by_layer, exciting, most_tied, single_path
 from tests.gated_nets import telling_net, telling_task
 
 

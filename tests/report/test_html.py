@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from squeeze.errors import ArtifactError
-from squeeze.report import Report, finding_plots, plots, render
+from squeeze.report import Report, finding_plots, path_plots, plots, render
 from squeeze.report.data import Histogram, Method, Origin, Phase, Stage
 from squeeze.report.findings import Cluster, Distribution, Finding, Judged, Mosaic
-from tests.report.sample import finding, report, timing
+from tests.report.sample import finding, gated, overview, report, timing
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror='y'>\"&$\\frac{{a}}$ 层\n{}"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -59,10 +59,11 @@ def test_it_is_one_well_formed_page_that_loads_nothing() -> None:
     page = Page(text)
     assert page.open == []
     assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
-    assert all(reference.startswith("#") for reference in page.references)
+    inside = tuple(reference for reference in page.references if not reference.startswith("data:image/png;base64,"))
+    assert all(reference.startswith("#") for reference in inside)
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
     assert len(page.ids) == len(set(page.ids))
-    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert {reference[1:] for reference in inside} <= set(page.ids)
 
 
 def test_it_shows_the_headline_figures() -> None:
@@ -174,6 +175,39 @@ def test_a_mosaic_has_a_square_for_every_number_and_a_frame_for_every_cluster() 
     assert (len(squares), len(frames)) == (4 * 3, 2)
 
 
+def test_the_paths_of_classes_are_drawn_and_what_a_class_is_without_labels_is_said() -> None:
+    page = Page(render(report()))
+    for words in (
+        "The paths of the classes",
+        "3 of 4 filters",
+        "t-SNE",
+        "Distance between mean codes",
+        "has no labels",
+    ):
+        assert words in page.words
+    assert page.tags.count("image") == 4  # two matrices, each with its scale
+    labelled = replace(report(), findings=(replace(finding(), paths=replace(overview(), labelled=True)),))
+    assert "has no labels" not in render(labelled)
+    static = replace(overview(), filters={}, varying=0, rates=((), ()))
+    assert "The paths of the classes" not in render(replace(report(), findings=(replace(finding(), paths=static),)))
+
+
+def test_each_input_is_a_point_in_the_colour_of_its_class() -> None:
+    tree = ElementTree.fromstring(path_plots.plane("plane", overview()))
+    points = [use.get("style", "") for use in tree.iter("use") if "fill" in use.get("style", "")]
+    colours = [re.search(r"fill: (#\w+)", style)[1] for style in points]  # type: ignore[index]
+    legend = ["#1f77b4", "#ff7f0e"]
+    assert sorted(colours) == sorted(["#1f77b4", "#1f77b4", "#ff7f0e", "#c3cad4", *legend])
+
+
+def test_of_gates_the_mean_over_inputs_is_shown_and_that_is_said() -> None:
+    words = Page(render(gated())).words
+    assert "MACs of an input, mean" in words and "was 41.2 M" in words and "20.6 M" in words
+    assert "on average over 143 held-out inputs, with a standard deviation of 1.50 M" in words
+    assert "2.00× as fast on the example inputs, on which it is timed" in words
+    assert "MACs of an input" not in render(report())
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -186,10 +220,11 @@ def test_a_mosaic_has_a_square_for_every_number_and_a_frame_for_every_cluster() 
         Finding("kse", distributions=(Distribution("d", (0.0, 1.0), (1, 2), 0.5),)),
         Finding("kse", distributions=(Distribution("d", (0.0,), (), 0.5),)),
         Finding("kse", distributions=(Distribution("d", (0.0, 1.0), (1,), 0.5),) * 9),
+        Finding("kse", paths=replace(overview(), rows=(0, 0, 1, 2))),
     ],
     ids=[
         *("many figures", "unequal", "no rectangle", "no columns", "empty", "large"),
-        *("edges that do not fit", "no bins", "many distributions"),
+        *("edges that do not fit", "no bins", "many distributions", "unknown class"),
     ],
 )
 def test_a_finding_that_no_pass_makes_is_not_drawn(found: Finding) -> None:

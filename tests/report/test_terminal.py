@@ -5,7 +5,7 @@ from rich.console import Console
 
 from squeeze.report import Report, summary_table
 from squeeze.report.data import Origin, Stage
-from tests.report.sample import report
+from tests.report.sample import gated, report
 
 
 def shown(made: Report) -> list[str]:
@@ -24,6 +24,15 @@ def test_it_says_what_changed_in_80_columns() -> None:
     assert "parameters 1.23 M 600 k 2.05× fewer" in rows
     assert "ONNX file 4.92 MB 2.40 MB 2.05× smaller" in rows
     assert "ONNX Runtime, batch 1, 1 thr. 2.00 ms 1.25 ms 1.60×, faster" in rows
+
+
+def test_of_gates_the_mean_over_inputs_comes_first() -> None:
+    lines = shown(gated())
+    rows = [" ".join(line.split()) for line in lines]
+    place = rows.index("MACs, mean input 41.2 M 20.6 M 2.00× fewer")
+    assert rows[place + 1] == "example inputs 82.4 M 41.2 M 2.00× fewer"
+    assert "Mean input: over 143 held-out inputs." in rows
+    assert max(map(cell_len, lines)) <= 80
 
 
 def test_names_are_not_markup_and_do_not_widen_it() -> None:

@@ -1,19 +1,19 @@
-"""What a search tells the report: how often each filter is on, and what single inputs cost."""
+"""What a search tells the report: how often each filter is on and for which classes, and what single inputs cost."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from squeeze.gating.activity import activities, spending
+from squeeze.gating.activity import INPUTS, activities, spending
+from squeeze.gating.classes import attribute_of
 from squeeze.gating.codes import Codes, gather
 from squeeze.gating.costs import Gated
 from squeeze.gating.information import filter_information
 from squeeze.gating.inputs import samples_from
+from squeeze.gating.overview import overview
 from squeeze.task import Task
-
-INPUTS = 2000
-"""That are looked at."""
 
 
 def finding(gated: Gated, task: Task) -> dict[str, Any]:
@@ -25,8 +25,7 @@ def finding(gated: Gated, task: Task) -> dict[str, Any]:
     """
     source, batches = samples_from(task, ("holdout", "train"), INPUTS)
     codes = gather(gated.model, task, batches)
-    labelled = bool((codes.labels >= 0).all())
-    classes = codes.labels if labelled else codes.predicted
+    classes, labelled = attribute_of(codes)
     of = "held-out inputs" if source == "holdout" else "training inputs"
     return {
         "text": (
@@ -48,6 +47,7 @@ def finding(gated: Gated, task: Task) -> dict[str, Any]:
             for activity in activities(codes)
         ],
         "distributions": [_distribution(gated, codes)],
+        "paths": asdict(overview(codes)),
     }
 
 

@@ -38,9 +38,9 @@ def gates_of(
             continue
         hidden = max(1, conv.in_channels // settings.reduction)
         if site.stem and not settings.stem:
-            left_out.append((site.conv, "reads the model's input"))
+            left_out.append((site.conv, "it reads the model's input"))
         elif settings.layers and not matches(f"{site.conv}.weight", settings.layers):
-            left_out.append((site.conv, "not among the layers"))
+            left_out.append((site.conv, "it is not among the layers to gate"))
         elif macs.get(site.conv, 0) <= 2 * hidden * (conv.in_channels + conv.out_channels):  # half of its filters off
             left_out.append((site.conv, "a gate would cost as much"))
         else:
@@ -73,7 +73,7 @@ def paying(
     for hook in hooks:
         hook.remove()
     cost = {n: layer.cost(given[n], share) for n, layer in layers.items() if isinstance(layer, GatedConv2d)}
-    left_out = [(n, f"would take {c:.2f} times as long with a gate") for n, c in cost.items() if c > PAYS]
+    left_out = [(n, f"it would take {c:.2f} times as long with a gate") for n, c in cost.items() if c > PAYS]
     return tuple(gate for gate in gates if cost[gate.module] <= PAYS), left_out
 
 

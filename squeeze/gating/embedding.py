@@ -1,7 +1,6 @@
 """Codes in the plane: what lies together shares a path."""
 
 import numpy as np
-from sklearn.manifold import TSNE
 
 MOST = 1000
 """Points in the picture."""
@@ -23,6 +22,8 @@ def embedded(on: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     varying = shown.any(0) & ~shown.all(0)
     if len(shown) < _FEWEST or varying.sum() < 2:
         return None
+    from sklearn.manifold import TSNE  # takes a second to import
+
     perplexity = min(30.0, (len(shown) - 1) / 3)
     places = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(shown[:, varying].astype(float))
     return chosen, places
