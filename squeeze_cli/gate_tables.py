@@ -3,7 +3,7 @@
 from rich.console import RenderableType
 from rich.table import Table
 
-from squeeze.detection import Detection
+from squeeze.detection import Detection, Verdict
 from squeeze.paths import Paths
 from squeeze.paths.silencing import Silencing
 from squeeze.report import wording
@@ -93,19 +93,27 @@ def detection_tables(found: Detection) -> list[RenderableType]:
     if judged:
         on = f"fitted on {found.fit} clean inputs ({found.sources[0]}) and attacked ones"
         scores = Table(title=f"Area under the ROC curve (0.5 is chance),\n{on}")
-        depth = Table(title="The same, by logistic regression\non the codes of the first layers")
-        for table, first in ((scores, "told by"), (depth, "layers")):
-            table.add_column(first, justify="left" if table is scores else "right", overflow="fold")
-            for verdict in judged:
-                table.add_column(verdict.attack, justify="right")
+        scores.add_column("told by", overflow="fold")
+        for verdict in judged:
+            scores.add_column(verdict.attack, justify="right")
         for name in judged[0].auc:
             scores.add_row(name, *(f"{verdict.auc[name]:.3f}" for verdict in judged))
-        for count in judged[0].depth:
-            depth.add_row(str(count), *(f"{verdict.depth[count]:.3f}" for verdict in judged))
-        tables += [scores, depth]
+        tables += [scores, _depth_table(judged)]
     if found.alarms is not None:
         tables.append(f"The detector that is kept flags {found.alarms:.1%} of the clean inputs.")
     return tables
+
+
+def _depth_table(judged: list[Verdict]) -> Table:
+    table = Table(title="The same, by the codes of the first layers alone")
+    table.add_column("attack")
+    for name in ("layers", *judged[0].depth):
+        table.add_column(name, justify="right")
+    for verdict in judged:
+        for place, (count, areas) in enumerate(verdict.by_depth()):
+            table.add_row("" if place else verdict.attack, str(count), *(f"{area:.3f}" for area in areas))
+        table.add_section()
+    return table
 
 
 def _share(value: float | None) -> str:

@@ -10,4 +10,5 @@ from squeeze.detection.detector import Detector as Detector
 from squeeze.detection.detector import load_detector as load_detector
 from squeeze.detection.judging import Detection as Detection
 from squeeze.detection.judging import Threats as Threats
+from squeeze.detection.judging import Verdict as Verdict
 from squeeze.detection.judging import detect as detect

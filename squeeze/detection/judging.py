@@ -21,8 +21,8 @@ from squeeze.gating.codes import Codes
 from squeeze.gating.costs import require_gates
 from squeeze.task import Task
 
-DEPTHS = 8
-"""Numbers of layers that are tried, at most."""
+DEPTHS = 6
+"""Numbers of first layers that are tried, at most."""
 
 Scorer = Callable[[Codes], np.ndarray]
 """(S,) how much each input looks attacked."""
@@ -38,7 +38,7 @@ class Verdict:
         inputs: So many attacked inputs were judged.
         auc: By detector, the area under its ROC curve: 1 for perfect, 0.5 for chance. Empty where there was nothing to
             fit to or to judge.
-        depth: The same of a logistic regression on the codes of the first so many layers.
+        depth: By classifier and number of layers, the same from the codes of the first so many layers alone.
         found: The share that the detector which is kept flags; None where there is none.
     """
 
@@ -46,8 +46,13 @@ class Verdict:
     success: float
     inputs: int
     auc: Mapping[str, float]
-    depth: Mapping[int, float]
+    depth: Mapping[str, Mapping[int, float]]
     found: float | None
+
+    def by_depth(self) -> list[tuple[int, list[float]]]:
+        """The numbers of layers, and for each the areas of all classifiers, in the order of `depth`."""
+        counts = next(iter(self.depth.values()), {})
+        return [(count, [areas[count] for areas in self.depth.values()]) for count in counts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,29 +184,27 @@ def _verdict(name: str, known: Examples, new: Examples, detector: Detector | Non
     def scored(scorer: Scorer) -> float:
         return auc(scorer(new.clean), scorer(judged))
 
-    found = {label: scored(_learnt(make(), on_codes, known.clean, learnt)) for label, make in _CLASSIFIERS.items()}
+    ends = {count: sum(judged.filters[:count]) for count in _depths(len(judged.layers))}
+    depth = {
+        label: {count: scored(_learnt(make(), _first(end), known.clean, learnt)) for count, end in ends.items()}
+        for label, make in _CLASSIFIERS.items()
+    }
+    found = {label: by_count[len(judged.layers)] for label, by_count in depth.items()}
     found["logistic regression, logits"] = scored(_learnt(_scaled(), lambda codes: codes.logits, known.clean, learnt))
     found["the one that is kept"] = scored(detector.scores)
     found["distance to its class, no attack seen"] = scored(_off_the_path(known.clean))
     found["largest softmax, no codes"] = scored(lambda codes: -_softmax(codes.features).max(1))
     found["lead of the largest logit, no codes"] = scored(_uncertain)
-    depth = {}
-    for count in _depths(len(judged.layers)):
-        end = sum(judged.filters[:count])
-        depth[count] = scored(_learnt(_logistic(), _first(end), known.clean, learnt))
     return Verdict(name, new.success[name], len(judged), found, depth, float(detector.flags(judged).mean()))
 
 
-def on_codes(codes: Codes) -> np.ndarray:
-    """(S, F) the codes as numbers."""
-    return codes.on.astype(np.float32)
-
-
 def _first(end: int) -> Scorer:
-    return lambda codes: on_codes(codes)[:, :end]
+    """The codes of so many first filters, as numbers (S, end)."""
+    return lambda codes: codes.on[:, :end].astype(np.float32)
 
 
 def _depths(layers: int) -> list[int]:
+    """Numbers of layers from one to all, evenly."""
     return sorted({round(count) for count in np.linspace(1, layers, min(DEPTHS, layers)).tolist()})
 
 

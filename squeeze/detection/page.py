@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from squeeze.detection.judging import Detection, Verdict
+from squeeze.report import wording
 from squeeze.report.html import Card, page
-from squeeze.report.plots import ABOVE, ACCENT, AFTER, INK, MUTED, svg
+from squeeze.report.plots import ACCENT, AFTER, INK, MUTED, svg
 
 _COLOURS = (AFTER, ACCENT, INK, MUTED)
 _DASHES = ("-", "--", ":")
@@ -21,6 +22,7 @@ def render_detection(found: Detection, model: str) -> str:
     """
     judged = [verdict for verdict in found.verdicts if verdict.auc]
     names = list(judged[0].auc) if judged else []
+    deep = bool(judged) and len(judged[0].by_depth()) > 1
     return page(
         "detection.html",
         found=found,
@@ -29,7 +31,7 @@ def render_detection(found: Detection, model: str) -> str:
         judged=judged,
         rows=[(name, [(verdict.auc[name], f"{verdict.auc[name]:.3f}") for verdict in judged]) for name in names],
         best=[max(verdict.auc.values()) for verdict in judged],
-        depth=Markup(_depth(judged)) if judged and len(judged[0].depth) > 1 else "",
+        depth=Markup(_depth(judged)) if deep else "",
     )
 
 
@@ -43,21 +45,24 @@ def _cards(found: Detection) -> list[Card]:
 
 
 def _depth(judged: list[Verdict]) -> str:
-    """Area under the ROC curve over the number of layers whose codes are read."""
+    """Area under the ROC curve over the number of layers whose codes are read; a pane for each classifier."""
+    lowest = min(area for verdict in judged for areas in verdict.depth.values() for area in areas.values())
 
     def draw(figure: Figure) -> None:
-        pane = figure.subplots()
-        for place, verdict in enumerate(judged):
-            colour = _COLOURS[place % len(_COLOURS)]
-            style = _DASHES[place // len(_COLOURS) % len(_DASHES)]
-            counts, areas = list(verdict.depth), list(verdict.depth.values())
-            pane.plot(counts, areas, style, color=colour, marker="o", markersize=3, label=verdict.attack)
-        pane.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        pane.text(0.005, 0.5, "chance", color=MUTED, va="bottom", transform=pane.get_yaxis_transform())
-        pane.set_title("Area under the ROC curve, by logistic regression on codes")
-        pane.set_xlabel("layers whose codes are read, from the first")
-        pane.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        pane.set_ylim(min(0.45, *(min(verdict.depth.values()) for verdict in judged)) - 0.02, 1.02)
-        pane.legend(**{**ABOVE, "ncols": 4})
+        names = list(judged[0].depth)
+        panes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for pane, name in zip(panes, names, strict=True):
+            for place, verdict in enumerate(judged):
+                colour = _COLOURS[place % len(_COLOURS)]
+                style = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+                counts, areas = list(verdict.depth[name]), list(verdict.depth[name].values())
+                pane.plot(counts, areas, style, color=colour, marker="o", markersize=3, label=verdict.attack)
+            pane.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+            pane.set_title(wording.spoken(name))
+            pane.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        panes[0].set_ylim(min(0.45, lowest) - 0.02, 1.02)
+        panes[0].set_ylabel("area under the ROC curve")
+        figure.supxlabel("layers whose codes are read, from the first", fontsize=8, color=MUTED)
+        figure.legend(*panes[0].get_legend_handles_labels(), loc="outside upper right", ncols=6)
 
-    return svg("depth", 2.6, draw)
+    return svg("depth", 2.9, draw)

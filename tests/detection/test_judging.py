@@ -63,7 +63,8 @@ def test_a_filter_that_attacks_alone_switch_on_gives_them_away() -> None:
     for name in ("random forest", "AdaBoost", "gradient boosting", "logistic regression", "the one that is kept"):
         assert verdict.auc[name] == 1
     assert verdict.auc["distance to its class, no attack seen"] == 1
-    assert verdict.depth == {1: 1}
+    assert set(verdict.depth) == {"random forest", "AdaBoost", "gradient boosting", "logistic regression"}
+    assert all(areas == {1: 1} for areas in verdict.depth.values())
     assert verdict.found == 1
 
 
@@ -72,8 +73,10 @@ def test_every_attack_is_judged_by_every_detector_and_depth(found: Detection) ->
     assert found.sources == ("holdout", "test") and (found.fit, found.judged) == (60, 60)
     for verdict in found.verdicts:
         assert 0 < verdict.success <= 1
-        assert set(verdict.depth) == {1, 2}
-        assert all(0 <= value <= 1 for value in (*verdict.auc.values(), *verdict.depth.values()))
+        assert len(verdict.depth) == 4 and all(set(areas) == {1, 2} for areas in verdict.depth.values())
+        assert all(areas[2] == verdict.auc[name] for name, areas in verdict.depth.items())
+        assert all(0 <= value <= 1 for value in verdict.auc.values())
+        assert [count for count, _ in verdict.by_depth()] == [1, 2]
     assert len({tuple(verdict.auc) for verdict in found.verdicts}) == 1
     assert found.detector is not None and found.alarms is not None
     assert json.loads(json.dumps(found.to_dict()))["labelled"] is False

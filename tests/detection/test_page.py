@@ -7,7 +7,14 @@ from squeeze.detection import Detection
 from squeeze.detection.judging import Verdict
 from squeeze.detection.page import render_detection
 
-VERDICT = Verdict("FGSM", 0.25, 7, {"random forest": 0.75, "largest softmax": 0.5}, {1: 0.5, 3: 0.875}, 0.125)
+VERDICT = Verdict(
+    "FGSM",
+    0.25,
+    7,
+    {"random forest": 0.75, "largest softmax": 0.5},
+    {"AdaBoost": {1: 0.5, 3: 0.875}, "random forest": {1: 0.625, 3: 0.75}},
+    0.125,
+)
 FOUND = Detection((VERDICT,), None, 0.0625, 30, 28, ("holdout", "test"), True)
 
 
@@ -16,6 +23,8 @@ def test_the_page_shows_every_figure_and_loads_nothing() -> None:
     assert "<h1>a &amp; b</h1>" in page
     for figure in ("25%", "AUC 0.750", "0.500", "25.0 %", "12.5 %", "flags 6.2 %"):
         assert figure in page
+    table = page[page.index("In figures, attack by attack") :]
+    assert re.findall(r'<td class="n">([\d.]+)</td>', table)[:6] == ["1", "0.500", "0.625", "3", "0.875", "0.750"]
     assert re.findall(r'<td class="n best">([^<]*)</td>', page) == ["0.750"]
     assert all(link.startswith("#") for link in re.findall(r'(?:src|href)="([^"]*)"', page))
 
@@ -28,7 +37,9 @@ def test_where_nothing_succeeds_the_page_says_so() -> None:
 
 
 def test_a_network_of_one_layer_has_no_picture_of_depths() -> None:
-    assert "<svg" not in render_detection(replace(FOUND, verdicts=(replace(VERDICT, depth={1: 0.75}),)), "net")
+    assert "<svg" not in render_detection(
+        replace(FOUND, verdicts=(replace(VERDICT, depth={"AdaBoost": {1: 0.75}}),)), "net"
+    )
 
 
 def test_any_number_of_attacks_can_be_drawn() -> None:
