@@ -226,10 +226,13 @@ _CLASSIFIERS: Mapping[str, Callable[[], Any]] = {
 
 
 def _learnt(classifier: Any, features: Scorer, clean: Codes, attacked: Codes) -> Scorer:
+    first, second = features(clean), features(attacked)
+    if np.array_equal(first.mean(0), second.mean(0)):
+        return lambda codes: np.zeros(len(codes))  # nothing to learn from, which AdaBoost takes for an error
     labels = np.repeat([0, 1], [len(clean), len(attacked)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a score need not be the best one
-        classifier.fit(np.concatenate([features(clean), features(attacked)]), labels)
+        classifier.fit(np.concatenate([first, second]), labels)
     return lambda codes: np.asarray(classifier.predict_proba(features(codes))[:, 1])
 
 

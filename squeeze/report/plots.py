@@ -224,8 +224,8 @@ def _logarithmic(pane: Axes, values: Sequence[float]) -> None:
     if low > 0 and high > 3 * low:
         pane.set_yscale("log")
         pane.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,), numticks=20))
-        pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         pane.yaxis.set_minor_locator(NullLocator())
+    pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _band(low: str, high: str) -> str:

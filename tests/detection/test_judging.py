@@ -68,6 +68,17 @@ def test_a_filter_that_attacks_alone_switch_on_gives_them_away() -> None:
     assert verdict.found == 1
 
 
+def test_gates_that_say_the_same_of_every_input_tell_nothing() -> None:
+    labels = torch.arange(30) % 3
+    data = [(telling_inputs(labels), labels)]
+    net = telling_net()
+    nn.init.constant_(net.get_submodule("0.gate.expand").bias, 100)
+    task = squeeze.DataTask(telling_net, data[0][0][:1], holdout=data, test=data)
+    verdict = detect(net, task, attacks=(Swapped(),)).verdicts[0]
+    assert verdict.success == 1  # as many attacked inputs as clean ones: no guess is better than another
+    assert all(areas == {1: 0.5} for areas in verdict.depth.values())
+
+
 def test_every_attack_is_judged_by_every_detector_and_depth(found: Detection) -> None:
     assert [verdict.attack for verdict in found.verdicts] == ["FGSM", "DeepFool"]
     assert found.sources == ("holdout", "test") and (found.fit, found.judged) == (60, 60)
