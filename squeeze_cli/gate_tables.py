@@ -88,7 +88,7 @@ def detection_tables(found: Detection) -> list[RenderableType]:
     for name in ("", *(verdict.attack for verdict in found.verdicts)):
         attacks.add_column(name, justify="right" if name else "left")
     attacks.add_row("succeed", *(f"{verdict.success:.1%}" for verdict in found.verdicts))
-    attacks.add_row("flagged by the detector that is kept", *(_share(v.found) for v in found.verdicts))
+    attacks.add_row("flagged by the detector that is kept", *(_share(v.flagged) for v in found.verdicts))
     tables: list[RenderableType] = [attacks]
     if judged:
         on = f"fitted on {found.fit} clean inputs ({found.sources[0]}) and attacked ones"

@@ -17,7 +17,7 @@ from torch import nn
 from squeeze.detection.attacks import BIM, FGSM, PGD, Attack, DeepFool
 from squeeze.detection.detector import Detector, fitted
 from squeeze.detection.examples import Examples, examples, sides_of
-from squeeze.gating.codes import Codes
+from squeeze.gating.codes import Codes, joined
 from squeeze.gating.costs import require_gates
 from squeeze.task import Task
 
@@ -39,7 +39,7 @@ class Verdict:
         auc: By detector, the area under its ROC curve: 1 for perfect, 0.5 for chance. Empty where there was nothing to
             fit to or to judge.
         depth: By classifier and number of layers, the same from the codes of the first so many layers alone.
-        found: The share that the detector which is kept flags; None where there is none.
+        flagged: The share that the detector which is kept takes for attacks; None where there is none.
     """
 
     attack: str
@@ -47,7 +47,7 @@ class Verdict:
     inputs: int
     auc: Mapping[str, float]
     depth: Mapping[str, Mapping[int, float]]
-    found: float | None
+    flagged: float | None
 
     def by_depth(self) -> list[tuple[int, list[float]]]:
         """The numbers of layers, and for each the areas of all classifiers, in the order of `depth`."""
@@ -161,13 +161,6 @@ def detect(
         sides.sources,
         bool((new.clean.labels >= 0).all()),
     )
-
-
-def joined(parts: list[Codes]) -> Codes:
-    """Codes of the same network, one after the other."""
-    first, names = parts[0], ("on", "logits", "labels", "predicted", "features", "share")
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Codes(first.layers, first.filters, **arrays)
 
 
 def auc(clean: np.ndarray, attacked: np.ndarray) -> float:

@@ -1,8 +1,8 @@
 """The codes of a data set: which filters of a gated network were on for each of its inputs."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,10 @@ class Codes:
         """Where the filters of a layer lie among all."""
         start = sum(self.filters[: self.layers.index(name)])
         return slice(start, start + self.filters[self.layers.index(name)])
+
+    def part(self, chosen: np.ndarray) -> "Codes":
+        """Those of some inputs; `chosen` indexes them."""
+        return replace(self, **{name: getattr(self, name)[chosen] for name in _ARRAYS})
 
     def save(self, path: Path | str, model: nn.Module) -> Path:
         """Write one file, atomically; `load_codes` reads it.
@@ -121,6 +125,12 @@ def gather(model: nn.Module, task: Task, batches: Iterable[Batch], most: int | N
     return Codes(
         gated.costs.names, gated.costs.filters, **{name: np.concatenate(arrays) for name, arrays in found.items()}
     )
+
+
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Codes of the same network, one after the other."""
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    return Codes(parts[0].layers, parts[0].filters, **arrays)
 
 
 def load_codes(path: Path | str, model: nn.Module | None = None) -> Codes:

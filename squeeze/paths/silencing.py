@@ -131,11 +131,11 @@ def silencing(
         classes: Try the largest so many.
 
     Returns:
-        None where there are fewer than two classes on both sides.
+        None where there are fewer than two classes on both sides, or none has a filter of its own.
     """
     attribute, _ = attribute_of(codes)
     chosen_on = np.arange(len(codes)) % 2 == 0
-    first = _part(codes, chosen_on)
+    first = codes.part(chosen_on)
     paths = class_paths(first, attribute[chosen_on])
     known = np.intersect1d(paths.classes, attribute[~chosen_on])
     if len(known) < 2:
@@ -143,7 +143,8 @@ def silencing(
     sizes = dict(zip(paths.classes.tolist(), paths.counts.tolist(), strict=True))
     tried = np.array(sorted(sorted(known.tolist(), key=lambda k: (-sizes[k], k))[:classes]))
     tied, generator = most_tied(paths, filters), np.random.default_rng(0)
-
+    if not any(len(tied[label]) for label in tried.tolist()):
+        return None
     judged = attribute[~chosen_on]
 
     def measured(off: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -171,11 +172,6 @@ def _judged(features: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.n
     own, rest = features[rows, classes], features.copy()
     rest[rows, classes] = -np.inf
     return (features.argmax(1) == classes).astype(np.float64), (own - rest.max(1)).astype(np.float64)
-
-
-def _part(codes: Codes, chosen: np.ndarray) -> Codes:
-    names = ("on", "logits", "labels", "predicted", "features", "share")
-    return Codes(codes.layers, codes.filters, **{name: getattr(codes, name)[chosen] for name in names})
 
 
 def _alike(codes: Codes, own: Mapping[str, np.ndarray], generator: np.random.Generator) -> dict[str, np.ndarray]:

@@ -77,9 +77,9 @@ class Paths:
         entropy: Of the class, in bits: no code can tell more.
         spending: Multiply-accumulates of each input.
         layers: In the model's order.
-        tied: By class, its most own filters; the largest classes only.
+        tied: By class, its most own filters; the largest classes that have some.
         overview: Their codes, class by class.
-        silencing: What it costs to silence them; None without data, or with one class.
+        silencing: What it costs to silence them; None without data, with one class, or where no filter is tied to any.
         path: Of the one input that was asked for.
         pictures: By number, the inputs that are shown, as PNG files; empty where inputs are no images.
     """
@@ -232,7 +232,8 @@ def _tied(codes: Codes, classes: ClassPaths, shown: np.ndarray) -> dict[int, tup
     found = {}
     for row in shown.tolist():
         label = int(classes.classes[row])
-        found[label] = tuple(_described(codes, classes, ties, row, int(filter)) for filter in most[label])
+        if len(most[label]):
+            found[label] = tuple(_described(codes, classes, ties, row, int(filter)) for filter in most[label])
     return found
 
 

@@ -104,6 +104,16 @@ def test_profile_says_what_single_inputs_cost(squeeze: Command) -> None:
     assert "macs_by_input" not in json.loads(squeeze("profile", *shape).stdout)  # there is no data
 
 
+def test_gates_of_another_architecture_or_of_other_weights_are_refused(squeeze: Command, folder: Path) -> None:
+    other = ("gated.safetensors", "--arch", "networks.py:trunk", "--data", "digits")
+    check_refused(squeeze("paths", *other, *FEW), "gated.safetensors", "must")
+    squeeze("paths", *NET, *FEW, "--out", ".", "--silence", "0")
+    arrays = load((folder / "codes.safetensors").read_bytes())
+    said = {"squeeze": "file of codes", "layers": "0\n3", "checksum": "0" * 64}
+    (folder / "codes.safetensors").write_bytes(save(arrays, said))
+    check_refused(squeeze("paths", *NET, "--codes", "codes.safetensors"), "codes.safetensors", "those of others")
+
+
 @pytest.mark.parametrize("command", ["paths", "detect"])
 def test_without_gates_or_data_nothing_is_looked_at(squeeze: Command, command: str) -> None:
     dense = squeeze(command, "small.pt", "--arch", "networks.py:small", "--data", "digits")

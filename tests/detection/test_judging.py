@@ -65,7 +65,7 @@ def test_a_filter_that_attacks_alone_switch_on_gives_them_away() -> None:
     assert verdict.auc["distance to its class, no attack seen"] == 1
     assert set(verdict.depth) == {"random forest", "AdaBoost", "gradient boosting", "logistic regression"}
     assert all(areas == {1: 1} for areas in verdict.depth.values())
-    assert verdict.found == 1
+    assert verdict.flagged == 1
 
 
 def test_gates_that_say_the_same_of_every_input_tell_nothing() -> None:
@@ -101,7 +101,7 @@ def test_the_same_again(found: Detection) -> None:
 def test_an_attack_that_never_succeeds_is_said_and_does_no_harm() -> None:
     found = detect(quick_net(), quick_task(), attacks=(Idle(), DeepFool(steps=5)))
     idle, other = found.verdicts
-    assert (idle.success, idle.auc, idle.depth, idle.found) == (0, {}, {}, None)
+    assert (idle.success, idle.auc, idle.depth, idle.flagged) == (0, {}, {}, None)
     assert other.auc and found.detector is not None
     assert any(note.startswith("Idle never made the network see something else") for note in found.notes)
     none = detect(quick_net(), quick_task(), attacks=(Idle(),))

@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load, save
 
 from squeeze.errors import ArtifactError
-from squeeze.gating.codes import Codes, gather, load_codes
+from squeeze.gating.codes import Codes, gather, joined, load_codes
 from tests.gated_nets import quick_net, quick_task, telling_net
 
 
@@ -23,6 +23,13 @@ def test_saved_and_loaded_they_are_the_same(codes: Codes, tmp_path: Path) -> Non
     for again in (load_codes(path), load_codes(path, quick_net())):
         assert (again.layers, again.filters) == (codes.layers, codes.filters)
         assert np.array_equal(again.on, codes.on) and np.array_equal(again.share, codes.share)
+
+
+def test_parts_joined_are_the_whole(codes: Codes) -> None:
+    parts = [codes.part(np.arange(60) < 20), codes.part(np.arange(20, 60))]
+    assert [len(part) for part in parts] == [20, 40]
+    again = joined(parts)
+    assert np.array_equal(again.logits, codes.logits) and np.array_equal(again.predicted, codes.predicted)
 
 
 def test_codes_of_other_weights_are_refused(codes: Codes, tmp_path: Path) -> None:

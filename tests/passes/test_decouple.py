@@ -189,7 +189,11 @@ def test_without_labels_the_models_word_is_taken_and_said(
     assert history["labelled"] is False  # type: ignore[index,call-overload]
 
 
-@pytest.mark.parametrize(("classes", "outputs"), [(1, 10), (1, 1), (10, 500)], ids=["one", "one output", "many"])
+@pytest.mark.parametrize(
+    ("classes", "outputs"),
+    [(1, 10), (1, 1), (10, 500), (500, 500)],
+    ids=["one", "one output", "many outputs", "more than inputs"],
+)
 def test_any_number_of_classes(classes: int, outputs: int) -> None:
     torch.manual_seed(0)
     result = compressed(Net(outputs).eval(), quick(epochs=1), a_task(classes=classes, outputs=outputs))

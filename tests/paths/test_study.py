@@ -53,7 +53,10 @@ def test_the_page_shows_it_and_loads_nothing() -> None:
 def test_images_are_shown_and_what_is_none_is_named_by_number() -> None:
     shown = find_paths(quick_net(), quick_task())
     assert shown.pictures and all(png.startswith(b"\x89PNG") for png in shown.pictures.values())
-    assert 'alt="input ' in render_paths(shown, "net")
+    page = render_paths(shown, "net")
+    assert 'alt="input ' in page
+    others = [shown.attribute[i] != label for label, tied in shown.tied.items() for item in tied for i in item.inputs]
+    assert page.count('class="other"') == sum(others) > 0
     assert "labels" in shown.notes[0]  # there are none
     unseen = find_paths(telling_net(), telling_task())  # four channels
     assert unseen.pictures == {} and 'alt="input ' not in render_paths(unseen, "net")
@@ -88,6 +91,25 @@ def test_more_classes_than_samples_are_said() -> None:
     assert "7 of 7 classes have fewer than five inputs" in found.notes[0]
     assert found.layers[0].bound is None and found.silencing is None
     assert render_paths(found, "net")
+
+
+def test_gates_that_are_all_off_are_shown_as_that() -> None:
+    net = telling_net()
+    nn.init.constant_(net.get_submodule("0.gate.expand").bias, -100)
+    found = find_paths(net, telling_task(), Asked(sample=0))
+    assert (found.layers[0].activity.never, found.layers[0].bound) == (4, 0)
+    assert (found.tied, found.silencing, found.overview.filters) == ({}, None, {})
+    page = render_paths(found, "net")
+    assert "0 always on, 4 never, 0 for some" in page and "nan" not in page
+    for title in ("The paths of the classes", "Filters that are a class's own", "What happens without them"):
+        assert title not in page
+
+
+def test_inputs_of_another_size_than_the_traced_one() -> None:
+    images = torch.randn(40, 1, 12, 10, generator=torch.Generator().manual_seed(1))
+    found = find_paths(quick_net(), quick_task(test=[images]))
+    assert len(found.codes) == 40 and 0 < found.spending.mean < 2 * found.spending.dense
+    assert found.codes.on.any() and not found.codes.on.all()
 
 
 def test_training_data_are_taken_where_there_are_no_others_and_that_is_said() -> None:
