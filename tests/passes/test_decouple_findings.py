@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import squeeze
 from squeeze.gating.codes import gather
 from squeeze.gating.costs import require_gates
 from squeeze.passes.decouple.findings import finding
@@ -66,3 +67,20 @@ def test_the_page_has_it(read: Finding) -> None:
     assert "What Decouple found" in page
     assert "MACs of the costliest input" in page and "Inputs by their MACs" in page
     assert read.layers[0].outcome in page
+
+
+def test_a_run_says_what_inputs_cost_at_its_end_on_average() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3), torch.nn.ReLU())
+    net = torch.nn.Sequential(*net, torch.nn.Flatten(), torch.nn.Linear(256, 10)).eval()
+    task = quick_task(train=[torch.randn(16, 1, 8, 8)])
+    chosen = squeeze.Decouple(macs=0.6, epochs=1)
+    result = squeeze.compress(net, chosen, task, finetuning=squeeze.FineTune(epochs=0))
+    found = result.report.after.by_input
+    codes = gather(result.model, task, task.holdout)
+    assert found is not None and (found.inputs, found.source, found.batch) == (60, "holdout", 1)
+    dense = result.report.before.macs
+    assert dense is not None and found.mean == pytest.approx(codes.share.mean() * dense, rel=1e-5)
+    assert found.mean == pytest.approx(0.6 * dense, rel=0.02)
+    assert result.report.before.by_input is None  # all inputs cost the same
+    assert result.report.findings[0].paths is not None
