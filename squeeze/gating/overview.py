@@ -73,7 +73,8 @@ def overview(codes: Codes) -> Overview:
     classes = paths.classes[shown]
     varying = np.flatnonzero(codes.on.any(0) & ~codes.on.all(0))
     chosen = varying[np.unique(np.linspace(0, len(varying) - 1, min(MOST_FILTERS, len(varying))).astype(int))]
-    filters = {name: _together(paths, shown, _within(chosen, codes.layer(name))) for name in codes.layers}
+    order = _together(paths, shown, chosen)
+    filters = {name: _within(order, codes.layer(name)) for name in codes.layers}
     columns = np.concatenate([*filters.values(), np.array([], dtype=int)])
     numbers, places = _plane(codes)
     return Overview(
