@@ -89,6 +89,8 @@ def to_onnx(
             break
         before = len(model.graph)
         _remove_idle(model.graph)
+        _flatten_at_once(model.graph)
+        _mask_last(model.graph)
         optimizer.optimize_ir(model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT, should_fold=_must_fold)
     # Stack traces hold the paths of the machine that exported.
     ClearMetadataAndDocStringPass()(model)
@@ -129,6 +131,61 @@ def _is_idle(kind: str, source: onnx_ir.Value, how: onnx_ir.Value, result: onnx_
         return False
     known = all(isinstance(dim, int) or dim.value is not None for dim in source.shape)
     return known and list(source.shape) == list(result.shape)
+
+
+def _flatten_at_once(graph: onnx_ir.Graph) -> None:
+    """What is flattened need not be reshaped before, nor the row be a column that says where a vector is not zero."""
+    for node in graph:
+        if node.op_type == "Reshape" and not node.domain and _flattens(node):
+            while (before := _producer(node.inputs[0])) is not None and _keeps_order(before):
+                node.replace_input_with(0, before.inputs[0])
+
+
+def _flattens(node: onnx_ir.Node) -> bool:
+    how = node.inputs[1]
+    return how is not None and how.const_value is not None and how.const_value.numpy().tolist() == [-1]
+
+
+def _keeps_order(node: onnx_ir.Node) -> bool:
+    if node.op_type != "Transpose":
+        return node.op_type == "Reshape"
+    found = _producer(node.inputs[0])
+    if found is None or found.op_type != "NonZero" or found.inputs[0] is None:
+        return False
+    return found.inputs[0].shape is not None and found.inputs[0].shape.rank() == 1
+
+
+def _mask_last(graph: onnx_ir.Graph) -> None:
+    """A ReLU of a product with a mask becomes the product of the ReLU, which melts into the convolution before it."""
+    for relu in list(graph):
+        product = relu.inputs[0] if relu.op_type == "Relu" and not relu.domain else None
+        mul = _producer(product)
+        if mul is None or mul.op_type != "Mul" or product is None or len(product.uses()) > 1:
+            continue
+        masks = [number for number, value in enumerate(mul.inputs) if _is_mask(value)]
+        result = relu.outputs[0]
+        if not masks or product.is_graph_output() or result.is_graph_output():
+            continue
+        onnx_ir.convenience.replace_all_uses_with(result, product)
+        relu.replace_input_with(0, mul.inputs[1 - masks[0]])
+        mul.replace_input_with(1 - masks[0], result)
+        graph.remove(relu)
+        graph.insert_before(mul, relu)
+
+
+def _is_mask(value: onnx_ir.Value | None) -> bool:
+    """It is made of zeros and ones."""
+    node = _producer(value)
+    if node is None or node.op_type not in ("Cast", "Unsqueeze", "Gather"):
+        return False
+    source = node.inputs[0]
+    if node.op_type != "Cast":
+        return _is_mask(source)
+    return source is not None and source.dtype == onnx_ir.DataType.BOOL
+
+
+def _producer(value: onnx_ir.Value | None) -> onnx_ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _must_fold(node: onnx_ir.Node) -> bool | None:

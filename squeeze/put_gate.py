@@ -1,5 +1,6 @@
 """Carrying out one kind of edit: gates are put into a model, and taken out again."""
 
+import math
 from typing import Any
 
 from torch import nn
@@ -51,6 +52,7 @@ def put_gate(model: nn.Module, edit: Gate) -> None:
                 "use the architecture the plan was made for."
             )
         reader.source = wire
+        wire.reading += ((reader.conv.out_channels, math.prod(reader.conv.kernel_size)),)
 
 
 def _taken(model: nn.Module, pair: tuple[str, str], depthwise: bool) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:

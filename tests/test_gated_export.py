@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import squeeze
-from squeeze.nn import GatedConv2d, computing, gated, observing
+from squeeze.nn import GatedConv2d, computing, gated, gated_onnx, observing
+from squeeze.nn.onnx_costs import Form, Sizes, Way
 from squeeze.plan import Gate
 
 
@@ -34,10 +35,20 @@ class Net(nn.Module):
         return {"logits": self.head(x.mean((2, 3))), "map": x}
 
 
-@pytest.fixture(params=[0, 10**12], ids=["skipping", "masked"])
+FORMS = [Form("all"), Form("some"), Form("transposed"), Form("some", True), Form("transposed", True)]
+
+
+@pytest.fixture(params=FORMS, ids=str)
 def net(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """Gated; exported so that it skips, or not."""
-    monkeypatch.setattr(gated, "EXPORTED_FROM", request.param)
+    """Gated; exported in this form wherever it can be."""
+    form = request.param
+
+    def form_of(sizes: Sizes, comes_narrow: bool, readers: Any, can_transpose: bool) -> Form:
+        way: Way = "some" if form.way == "transposed" and not can_transpose else form.way
+        return Form(way, form.narrow and readers is not None)
+
+    monkeypatch.setattr(gated_onnx, "form_of", form_of)
+    monkeypatch.setattr(gated, "EXPORTED_FROM", 10**12 if form.way == "all" else 0)
     torch.manual_seed(0)
     model, x = Net().eval(), torch.randn(1, 3, 8, 8)
     gates = [Gate(s.conv, s.norm, 2, s.relu, s.follows, s.reads) for s in squeeze.trace(model, x).gateable]
@@ -46,7 +57,7 @@ def net(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> nn.M
         if isinstance(layer, GatedConv2d):
             nn.init.normal_(layer.gate.expand.weight)
             nn.init.normal_(layer.gate.expand.bias)
-    made.skips = request.param == 0
+    made.skips = form.way != "all"
     return made
 
 
@@ -79,7 +90,7 @@ def test_only_operators_of_the_standard(net: Any, tmp_path: Path) -> None:
     model = onnx.load(squeeze.export_onnx(net, torch.randn(1, 3, 8, 8), tmp_path / "net.onnx"))
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     constants = {tensor.name for tensor in model.graph.initializer}
-    computed = [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] not in constants]
+    computed = [n for n in model.graph.node if n.op_type.startswith("Conv") and n.input[1] not in constants]
     assert bool(computed) == net.skips
 
 

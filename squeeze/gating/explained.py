@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from squeeze.nn import GatedConv2d, computing, observing
+from squeeze.nn.gated_onnx import GatedOnnx
 from squeeze.task import tensors_of
 
 NAME = "codes"
@@ -27,8 +28,8 @@ class Explained(nn.Module):
         """The network's outputs in order, then the codes."""
         with computing("masked"), observing() as seen:
             outputs = tensors_of(self.model(*args, **kwargs))
-        layers = [module for module in self.model.modules() if isinstance(module, GatedConv2d)]
-        return (*outputs, torch.cat([seen[layer][-1].code > 0 for layer in layers], 1))
+        layers = [module for module in self.model.modules() if isinstance(module, GatedConv2d | GatedOnnx)]
+        return (*outputs, torch.cat([seen[layer][-1].logits > 0 for layer in layers], 1))
 
 
 def has_gates(model: nn.Module) -> bool:

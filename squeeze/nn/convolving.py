@@ -38,7 +38,11 @@ class Convolving(nn.Module):
 
     def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
         """Some filters of some channels, by PyTorch, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""
-        return self._convolved(x, *self._folded.get(self.conv, self.norm), rows, present)
+        return self._convolved(x, *self.folded(), rows, present)
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the convolution with its batch norm, in eval mode."""
+        return self._folded.get(self.conv, self.norm)
 
     def native(self, x: Tensor) -> Filters | None:
         """The native kernel for inputs like this one, if there is one."""
@@ -61,7 +65,7 @@ class Convolving(nn.Module):
         conv = self.conv
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or "weight" not in conv._parameters:
             return None
-        weight, bias = self._folded.get(conv, self.norm)
+        weight, bias = self.folded()
         padding = tuple(int(side) for side in conv.padding)
         return GatedOperands(weight, bias, conv.stride, padding, conv.dilation, conv.groups, self.controller())
 

@@ -10,6 +10,7 @@ from squeeze.copying import layout
 from squeeze.errors import InputError
 from squeeze.kernels.gated import Filters
 from squeeze.nn.convolving import Convolving, quick
+from squeeze.nn.gated_onnx import GatedOnnx, ReadingOnnx
 from squeeze.nn.gates import Controller, Sent, Signal, asked_for, binarised, observed, tell
 from squeeze.nn.speeds import ALL, Way, seconds
 
@@ -213,6 +214,10 @@ class GatedConv2d(Convolving):
         speed = self.speeds.of(x, False, lambda: self._ways(x, None, native))
         return speed.best(share)[1] / seconds(lambda: self.plain(x))
 
+    def onnx_form(self) -> nn.Module:
+        """For ONNX Runtime, which is fast at other things than PyTorch."""
+        return GatedOnnx(self, self.gate)
+
     def extra_repr(self) -> str:
         """What becomes of the output."""
         return "narrow output" if self.sink is not None else ""
@@ -226,6 +231,10 @@ class ReadingConv2d(Convolving):
         sent = self.sent(x)
         present = None if sent is None else sent.present
         return self.plain(x) if present is None else self.quickest(x, None, present)
+
+    def onnx_form(self) -> nn.Module:
+        """With the columns picked as ONNX Runtime does it fastest."""
+        return ReadingOnnx(self)
 
 
 class FollowingConv2d(Convolving):

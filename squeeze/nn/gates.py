@@ -171,17 +171,21 @@ class Wire:
 
     Args:
         depthwise: A depthwise convolution lies between. ONNX wants to know in advance how many groups it has.
+
+    Attributes:
+        reading: How many filters each of those who read has, and how many positions one of these.
     """
 
-    def __init__(self, depthwise: bool = False) -> None:
+    def __init__(self, depthwise: bool = False, reading: tuple[tuple[int, int], ...] = ()) -> None:
         self.depthwise = depthwise
+        self.reading = reading
         self._held = threading.local()
 
     def __deepcopy__(self, memo: Any) -> "Wire":
-        return Wire(self.depthwise)
+        return Wire(self.depthwise, self.reading)
 
     def __reduce__(self) -> Any:
-        return Wire, (self.depthwise,)
+        return Wire, (self.depthwise, self.reading)
 
     def send(self, sent: Sent) -> None:
         """From the convolution, for each call anew."""

@@ -380,7 +380,7 @@ def test_only_gates_that_pay_and_again_when_resumed(
     structure = squeeze.trace(trained, task.example_inputs)
     costs = {24: 0.5, 16: 0.9, 32: 1.4}  # by the number of filters
     monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: costs[self.conv.out_channels])
-    settings = quick(epochs=1, macs=0.9, paying=True)
+    settings = quick(epochs=1, macs=0.9, paying="pytorch")
     found = settings.search(trained, structure, task, squeeze.Run(tmp_path))
     assert [edit.module for edit in found.edits if isinstance(edit, Gate)] == ["conv1", "conv2", "narrow"]
     assert ["wide", "it would take 1.40 times as long with a gate"] in found.history["left_out"]

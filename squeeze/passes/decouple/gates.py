@@ -17,9 +17,6 @@ from squeeze.structure.groups import Structure, matches
 from squeeze.structure.reference import TOLERANCE, agree
 from squeeze.task import Inputs, call, tensors_of
 
-PAYS = 0.97
-"""A gated convolution must take less than so many times as long as without a gate."""
-
 if TYPE_CHECKING:
     from squeeze.passes.decouple.search import Decouple
 
@@ -46,35 +43,6 @@ def gates_of(
         else:
             gates.append(Gate(site.conv, site.norm, hidden, site.relu, site.follows, site.reads))
     return tuple(gates), left_out
-
-
-def paying(
-    gates: Sequence[Gate], model: nn.Module, example: Inputs, share: float
-) -> tuple[tuple[Gate, ...], list[tuple[str, str]]]:
-    """The gates with which convolutions run faster on this machine, in PyTorch; and what is left out, with its figure.
-
-    What readers save besides is not counted.
-
-    Args:
-        gates: All.
-        model: Dense.
-        example: Its inputs.
-        share: Of the filters, that may be on.
-    """
-    twin = rewrite(model, gates).eval()
-    layers = {gate.module: twin.get_submodule(gate.module) for gate in gates}
-    given: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: given.update({name: args[0].detach().clone()}))
-        for name, layer in layers.items()
-    ]
-    with torch.no_grad(), computing("masked"):
-        call(twin, example)
-    for hook in hooks:
-        hook.remove()
-    cost = {n: layer.cost(given[n], share) for n, layer in layers.items() if isinstance(layer, GatedConv2d)}
-    left_out = [(n, f"it would take {c:.2f} times as long with a gate") for n, c in cost.items() if c > PAYS]
-    return tuple(gate for gate in gates if cost[gate.module] <= PAYS), left_out
 
 
 def proved(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> tuple[Gate, ...]:

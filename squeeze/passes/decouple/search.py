@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
@@ -20,8 +20,9 @@ from squeeze.passes.base import Found, Loss
 from squeeze.passes.decouple.attribute import Attribute
 from squeeze.passes.decouple.budget import brought_to
 from squeeze.passes.decouple.findings import finding
-from squeeze.passes.decouple.gates import gates_of, paying, proved
+from squeeze.passes.decouple.gates import gates_of, proved
 from squeeze.passes.decouple.learner import DecoupleLearner
+from squeeze.passes.decouple.paying import Runtime, paying
 from squeeze.plan import Gate, Plan, Step
 from squeeze.progress import say
 from squeeze.randomness import randomness_kept, seed_all
@@ -56,8 +57,9 @@ class Decouple:
         distill: Weight of the divergence from the given network; 0 for labels alone, as in the paper.
         accumulate: So many batches make one step.
         reduction: The bottleneck of a gate has so many times fewer neurons than its layer reads channels.
-        paying: Gate only convolutions that run faster with a gate at half (or `active`) of their filters, measured in
-            PyTorch on this machine: what the network loses by gates elsewhere are explanations, and time.
+        paying: Gate only convolutions that run faster with a gate at half (or `active`) of their filters, measured on
+            this machine in "pytorch", or as exported in ONNX Runtime, "onnx", where the whole network must be faster,
+            too; None for all: what the network loses without the others are time, and explanations.
         stem: Gate convolutions that read the model's input, too.
         layers: Name patterns of the convolutions to gate; all if empty.
         ignore: Name patterns of layers that stay as they are.
@@ -77,7 +79,7 @@ class Decouple:
     distill: float = 1.0
     accumulate: int = 1
     reduction: int = 4
-    paying: bool = False
+    paying: Runtime | None = None
     stem: bool = False
     layers: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -94,6 +96,8 @@ class Decouple:
             )
         if self.active is not None and not 0 <= self.active <= 1:
             raise ValueError(f"Decouple: active must be from 0 to 1, got {self.active}; it is a share of the filters.")
+        if self.paying not in (None, *get_args(Runtime)):
+            raise ValueError(f"Decouple: paying must be pytorch, onnx or None, got {self.paying!r}; pass None for all.")
         for name in ("lr", "lr_gates"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -115,8 +119,8 @@ class Decouple:
         """
         structure = structure.ignoring(self.ignore)
         gates, left_out = gates_of(self, model, structure, task.example_inputs)
-        if self.paying and gates:
-            gates, slower = self._paying(gates, model, task, run)
+        if self.paying is not None and gates:
+            gates, slower = self._paying(self.paying, gates, model, task, run)
             left_out += slower
         if not gates:
             reasons = "; ".join(dict.fromkeys(reason for _, reason in left_out)) or "no convolution ran"
@@ -152,7 +156,7 @@ class Decouple:
                 parameter.requires_grad_(True)
 
     def _paying(
-        self, gates: tuple[Gate, ...], model: nn.Module, task: Task, run: Run
+        self, runtime: Runtime, gates: tuple[Gate, ...], model: nn.Module, task: Task, run: Run
     ) -> tuple[tuple[Gate, ...], list[tuple[str, str]]]:
         """Measured once a run: one that is resumed takes what it found."""
         place = None if run.folder is None else run.folder / "checkpoints" / f"{self.name}-gates.json"
@@ -162,7 +166,7 @@ class Decouple:
             return tuple(gate for gate in gates if gate.module in kept), []
 
         def measured() -> dict[str, Any]:
-            found, slower = paying(gates, model, task.example_inputs, share)
+            found, slower = paying(gates, model, task.example_inputs, share, runtime)
             return {"names": [gate.module for gate in found], "slower": [list(pair) for pair in slower]}
 
         said = processes.from_first(measured)
