@@ -103,7 +103,7 @@ class GatedOnnx(ReadingOnnx):
         sizes = Sizes.of(conv, x.shape[2], x.shape[3])
         # Of a depthwise convolution, which may follow, the number of groups must be known.
         readers = None if sink is None or sink.depthwise else sink.reading
-        return form_of(sizes, comes_narrow, readers, _can_transpose(conv))
+        return form_of(sizes, comes_narrow, readers, can_transpose(conv))
 
     def _sending(self, sent: Sent, y: Tensor) -> Tensor:
         if self.sink is not None:
@@ -131,7 +131,7 @@ def picked(weight: Tensor, first: Tensor | None, second: Tensor | None) -> Tenso
     return weight.index_select(1, second)
 
 
-def _can_transpose(conv: nn.Conv2d) -> bool:
+def can_transpose(conv: nn.Conv2d) -> bool:
     """A transposed convolution of the flipped weight computes the same."""
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or set(conv.stride) != {1}:
         return False
