@@ -105,6 +105,23 @@ def test_the_native_kernel_computes_the_same(seed: int, form: str, depthwise: bo
             assert torch.allclose(run(model, x, "fastest"), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("way", ["native", "some", ALL])
+def test_hooks_on_a_gate_run_once_a_call_and_have_the_last_word(way: str) -> None:
+    model, x, asked = chain(1).float(), torch.randn(2, 3, 9, 10), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Speed, "best", lambda speed, share: (way if way in speed.lines else ALL, 1.0))
+        for _ in range(2):  # what runs natively is known from now on
+            run(model, x, "fastest")
+        model.first.gate.register_forward_pre_hook(lambda module, given: asked.append(module))
+        only = torch.tensor([-1.0, 1.0]).repeat(4)
+        model.first.gate.register_forward_hook(lambda module, given, logits: only.expand_as(logits))
+        got = run(model, x, "fastest")
+        fresh = copy.deepcopy(model)  # nothing is known of the copy: its ways are timed in this call
+        assert torch.allclose(run(fresh, x, "fastest"), got, atol=1e-4)
+    assert asked == [model.first.gate] + [fresh.first.gate]
+    assert torch.allclose(run(model, x, "masked"), got, atol=1e-4)
+
+
 def test_equal_samples_are_run_together_and_others_apart() -> None:
     model = chain(3)
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)[[0, 1, 0, 2, 1]]

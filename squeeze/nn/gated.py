@@ -95,7 +95,7 @@ class GatedConv2d(Convolving):
         if speed is None or speed.way != "native" or (present is not None and present.shape[0] != x.shape[1]):
             return None
         native = self.native(x)
-        if native is None:
+        if native is None or self._hooked():
             return None
         y, logits, rows, on = native.gated(x, present, sink is None)
         speed.saw(on / logits.shape[1])
@@ -110,7 +110,8 @@ class GatedConv2d(Convolving):
         present = None if sent is None else sent.present
         native = self.native(x)
         speed = self.speeds.of(x, present is not None, lambda: self._ways(x, present, native))
-        logits = self._told(self.gate(x, present) if native is None else native.logits(x, present))
+        decides = None if self._hooked() else native
+        logits = self._told(self.gate(x, present) if decides is None else decides.logits(x, present))
         code = binarised(logits, training=False)
         share = float(code.amax(0).mean())
         speed.saw(share)
@@ -168,7 +169,8 @@ class GatedConv2d(Convolving):
     def _ways(self, x: Tensor, present: Tensor | None, native: Filters | None) -> Mapping[str, Way]:
         """What is timed, controllers included."""
         count, code = self.conv.out_channels, x.new_ones(len(x), self.conv.out_channels)
-        logits = (lambda: self.gate(x, present)) if native is None else (lambda: native.logits(x, present))
+        # Hooks are for calls, not for what is timed.
+        logits = (lambda: self.gate.forward(x, present)) if native is None else (lambda: native.logits(x, present))
 
         def some(share: float) -> Callable[[], Tensor]:
             rows = torch.arange(max(1, round(share * count)), device=x.device)
@@ -183,6 +185,11 @@ class GatedConv2d(Convolving):
             return lambda: (logits(), self.filters(x, None, present) * _over_positions(code))[1]
 
         return {ALL: everything, "some": some} | ({} if native is None else {"native": natively})
+
+    def _hooked(self) -> bool:
+        """Somebody listens to the controller, or changes what it says: it must run as the module that it is."""
+        gate = self._modules["gate"]
+        return bool(gate._forward_hooks or gate._forward_pre_hooks)  # type: ignore[union-attr]
 
     def controller(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weight and bias of the two layers that decide."""
