@@ -21,7 +21,7 @@ from squeeze.gating.activity import spent_on
 from squeeze.latency import Latency, compare
 from squeeze.locks import locked
 from squeeze.parity import batch_of
-from squeeze.passes.base import Found, Pass
+from squeeze.passes.base import Found, Keeps, Pass
 from squeeze.plan import Gate, Plan, Step
 from squeeze.profiling import profile
 from squeeze.progress import say
@@ -118,11 +118,13 @@ def compress(
         before = _measured(dense, task)
         small, plan, structure, history = _searched(model, passes, task, run)
         reestimate_batchnorm(small, task)
+        _keep(passes[:-1], small, task, history)
         cut = Measured(processes.agreed(task.evaluate(small.eval(), "test")))
         if finetuning.epochs and _has_data(task):
             objectives = [chosen.objective for chosen in passes]
             small, epochs = finetune(small, dense, task, finetuning, objectives, run)
             history.append((finetuning.name, epochs))
+            _keep(passes, small, task, history)
     times = _timed({"before": dense, "after": small.eval()}, task)
     before, after = replace(before, latency=(times["before"],)), _measured(small, task)
     stages = Stages(before, replace(after, latency=(times["after"],)), cut)
@@ -147,6 +149,14 @@ def _searched(
         plan = plan.then(Step(chosen.name, _settings(chosen), found.edits))
         history.append((chosen.name, found.history))
     return small, plan, structures[0], history
+
+
+def _keep(passes: Sequence[Pass], small: nn.Module, task: Task, history: list[Any]) -> None:
+    """Let passes keep what they promised, now that others have moved the weights; the history tells how it went."""
+    for number, chosen in enumerate(passes):
+        if isinstance(chosen, Keeps):
+            name, told = history[number]
+            history[number] = (name, {**told, **chosen.keep(small, task)})
 
 
 def _carried_out(found: Found, structure: Structure, chosen: Pass, task: Task) -> nn.Module:

@@ -24,6 +24,10 @@ Objective = Callable[[nn.Module, Loss], AbstractContextManager[Loss]]
 
 Schedule = Literal["cosine", "step"]
 
+CALM = 0.1
+"""An epoch may be the best one if the learning rate came down to this share of its highest. Before, weights jump about,
+and the best of many such epochs is the one that was lucky with what is held out."""
+
 
 @dataclass(frozen=True)
 class FineTune:
@@ -96,7 +100,8 @@ def finetune(
         model: What is trained.
         teacher: What it imitates, on the same device; not changed. None for labels alone.
         task: Gives data and loss. The best epoch is the one whose `Task.metric` is highest on held-out training
-            data, the later of two equal ones, and the last if nothing is held out. The test set is not touched.
+            data, of those in which the learning rate was down to a tenth; the later of two equal ones, and the last if
+            nothing is held out. The test set is not touched.
         settings: How.
         objectives: Nested around the loss, first innermost, as long as training lasts.
         run: Where.
@@ -185,7 +190,7 @@ class _FineTuning:
                     f"task {self._task.name}: evaluate must report its metric {self._task.metric!r}, got "
                     f"{sorted(metrics)}; name one of these as the metric."
                 )
-            if metrics[self._task.metric] >= self._score:
+            if self._calm(epoch) and metrics[self._task.metric] >= self._score:
                 self._score = float(metrics[self._task.metric])
                 self.best = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         return {f"holdout_{name}": value for name, value in metrics.items()}
@@ -213,10 +218,17 @@ class _FineTuning:
 
     def _learning_rate(self) -> float:
         settings = self._settings
-        within = min(self._step / self._steps, 1.0) if self._steps else 0.0
-        progress = (self._epoch + within) / settings.epochs
         warmup = min(settings.warmup, self._steps * settings.epochs // 10) if self._steps else settings.warmup
         rising = min(1.0, (self._done + 1) / (warmup + 1))
-        if settings.schedule == "cosine":
-            return settings.lr * rising * 0.5 * (1 + math.cos(math.pi * progress))
-        return settings.lr * rising * 0.1 ** (int(progress >= 0.5) + int(progress >= 0.75))
+        return settings.lr * rising * self._falling(self._step)
+
+    def _falling(self, step: int) -> float:
+        """What the schedule leaves of the highest rate in a step of this epoch."""
+        within = min(step / self._steps, 1.0) if self._steps else 0.0
+        progress = (self._epoch + within) / self._settings.epochs
+        if self._settings.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        return 0.1 ** (int(progress >= 0.5) + int(progress >= 0.75))
+
+    def _calm(self, epoch: int) -> bool:
+        return epoch + 1 == self._settings.epochs or self._falling(self._step - 1) <= CALM

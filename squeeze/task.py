@@ -72,6 +72,16 @@ class HasBatches(Protocol):
         """The data of `Task.evaluate`; empty if there is none."""
 
 
+def labels_of(task: Task, batch: Batch) -> Tensor | None:
+    """What `HasLabels.labels` says; None without it. A task's attribute of that name may be something else."""
+    return task.labels(batch) if isinstance(task, HasLabels) and callable(task.labels) else None
+
+
+def evaluated_on(task: Task, split: Split) -> Iterable[Batch]:
+    """What `HasBatches.batches` gives; nothing without it. A task's attribute of that name may be something else."""
+    return task.batches(split) if isinstance(task, HasBatches) and callable(task.batches) else ()
+
+
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Run a model on example inputs: ``model(x)``, ``model(*tuple)`` or ``model(**dict)``."""
     if isinstance(inputs, dict):

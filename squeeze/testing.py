@@ -3,7 +3,9 @@
 import dataclasses
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from squeeze.data_task import DataTask
 from squeeze.edits import rewrite
 from squeeze.errors import ArtifactError, NoEffectWarning
-from squeeze.passes.base import Found, Pass
+from squeeze.passes.base import Found, Keeps, Pass
 from squeeze.plan import Plan, Step
 from squeeze.randomness import randomness_kept, seed_all
 from squeeze.report.findings import found_by
@@ -46,8 +48,8 @@ def check_pass(chosen: Pass) -> None:
 
     It must be a frozen dataclass with a name; its search must leave the given model bit-identical, decide the same
     twice, and return edits that survive JSON and give a model that runs and trains; its objective must be a context
-    manager of a differentiable loss. A small network and random images are used: give the pass settings that make
-    it quick.
+    manager of a differentiable loss; if it has a method `keep`, that must leave shapes alone. A small network and
+    random images are used: give the pass settings that make it quick.
 
     Raises:
         AssertionError: Says which part of the contract does not hold.
@@ -76,7 +78,7 @@ def check_pass(chosen: Pass) -> None:
     _require(Plan.from_json(plan.to_json()).edits == first.edits, "returns edits that JSON can hold")
     if not first.edits:
         warnings.warn(f"{chosen.name}: removed nothing, so little was checked.", NoEffectWarning, stacklevel=2)
-    _require(_can_be_shown(first), "leaves in its history a finding that a report can show, or none")
+    _require(_can_be_shown(first.history), "leaves in its history a finding that a report can show, or none")
     small = rewrite(first.model, first.edits)
     if first.tensors:
         missing = small.load_state_dict(dict(first.tensors), strict=False)
@@ -111,11 +113,21 @@ def _check_small(chosen: Pass, small: nn.Module, task: DataTask, images: Tensor)
     _require(
         any(g is not None and bool(g.abs().sum() > 0) for g in gradients), "has an objective that can be trained on"
     )
+    if isinstance(chosen, Keeps):
+        _check_kept(chosen, small, task)
 
 
-def _can_be_shown(found: Found) -> bool:
+def _check_kept(chosen: Keeps, small: nn.Module, task: DataTask) -> None:
+    before = {name: value.shape for name, value in small.state_dict().items()}
+    told = chosen.keep(small, task)
+    after = {name: value.shape for name, value in small.state_dict().items()}
+    _require(after == before, "has a method keep that changes values, not shapes")
+    _require(isinstance(told, Mapping) and _can_be_shown(told), "has a method keep that returns entries of its history")
+
+
+def _can_be_shown(history: Mapping[str, Any]) -> bool:
     try:
-        findings = found_by([("pass", found.history)])
+        findings = found_by([("pass", history)])
     except ArtifactError:
         return False
     return not any(finding.problem() for finding in findings)

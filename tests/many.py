@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
@@ -17,8 +18,13 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from squeeze import processes
+from squeeze.compress import compress
 from squeeze.errors import InputError, SqueezeError
 from squeeze.finetune import FineTune, finetune
+from squeeze.gating.costs import require_gates
+from squeeze.nn.gates import binarised
+from squeeze.passes.decouple import Decouple
+from squeeze.passes.decouple.budget import sampled
 from squeeze.passes.gal import GAL
 from squeeze.structure.trace import trace
 from squeeze.training import Run
@@ -68,6 +74,26 @@ def searched(net: nn.Module, batch: int, run: Run, **settings: object) -> dict[s
     return {**found.model.state_dict(), **edits, **masks}
 
 
+def decoupled(net: nn.Module, run: Run) -> dict[str, Tensor]:
+    """Gates and weights after two epochs of training both and one of fine-tuning, and what held-out images cost."""
+    task = like(net, uneven_task(16))
+    chosen = Decouple(macs=0.7, epochs=2, stem=True)
+    small = compress(net, chosen, task, finetuning=FineTune(epochs=1, lr=0.05), run=run).model
+    return {**small.state_dict(), "share": sampled(require_gates(small, task.example_inputs), task).mean()}
+
+
+def certain(logits: Tensor, training: bool) -> Tensor:
+    """Codes without the noise of training, which each process draws for its own samples."""
+    hard = binarised(logits, training=False)
+    return hard + logits.sigmoid() - logits.sigmoid().detach() if training else hard
+
+
+def decoupled_without_noise(run: Run) -> dict[str, Tensor]:
+    """The same by what all processes share."""
+    with patch("squeeze.nn.gated.binarised", certain):
+        return decoupled(tiny_net(dropout=0).double(), run)
+
+
 def disunited(run: Run) -> dict[str, Tensor]:
     """Fails, because every process shuffles in its own way."""
     task = uneven_task(16)
@@ -101,6 +127,8 @@ PHASES: dict[str, Callable[[Run], dict[str, Tensor]]] = {
     "searched-precise": lambda run: searched(tiny_net(dropout=0).double(), 16, run, mask_step=2),
     "searched-whole": lambda run: searched(normless_net(), 30, run),
     "searched-accumulated": lambda run: searched(normless_net(), 15, run, accumulate=2),
+    "decoupled": lambda run: decoupled(tiny_net(dropout=0), run),
+    "decoupled-precise": decoupled_without_noise,
     "disunited": disunited,
     "unlucky": unlucky,
 }
@@ -115,8 +143,9 @@ def carried_out(phase: str, run: Run) -> dict[str, Tensor]:
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "whole": (
         *("tuned", "tuned-normless", "tuned-doubled", "tuned-precise"),
-        *("searched", "searched-normless", "searched-precise"),
+        *("searched", "searched-normless", "searched-precise", "decoupled-precise"),
     ),
+    "random": ("decoupled",),
     "first": ("kill=0:step:7", "tuned"),
     "first resumed": ("resume", "tuned"),
     "second": ("kill=1:write:5", "kill=1:step:7", "tuned"),

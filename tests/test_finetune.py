@@ -35,9 +35,15 @@ def test_learns_from_a_teacher_without_labels(taught):
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"), [([0.1, 0.9, 0.2], 1), ([0.5, 0.5, 0.1], 1), ([0.1, 0.2, 0.3], 2), ([], 2)]
+    ("schedule", "scores", "best"),
+    [
+        *(("step", [0.1, 0.1, 0.9, 0.2], 2), ("step", [0.1, 0.1, 0.5, 0.5], 3), ("step", [], 3)),
+        # At the full rate an epoch is good by luck.
+        *(("step", [0.1, 0.9, 0.3, 0.2], 2), ("cosine", [0.1, 0.9, 0.9, 0.2], 3), ("cosine", [0.7], 0)),
+        ("cosine", [0.9] * 15 + [0.3, 0.4, 0.1, 0.2, 0.3], 16),
+    ],
 )
-def test_keeps_the_best_epoch_and_never_looks_at_the_test_set(scores, best):
+def test_keeps_the_best_of_the_calm_epochs_and_never_looks_at_the_test_set(schedule, scores, best):
     task, left, seen = noise_task(), list(scores), []
 
     def evaluate(model, split):
@@ -46,8 +52,9 @@ def test_keeps_the_best_epoch_and_never_looks_at_the_test_set(scores, best):
         return {"accuracy": left.pop(0)} if scores else {}
 
     task.evaluate = evaluate
-    model, history = finetune(tiny_net(), None, task, FineTune(epochs=3, lr=0.05), (), Run())
-    assert not model.training and len(history) == 3
+    settings = FineTune(epochs=len(scores) or 4, lr=0.05, schedule=schedule)
+    model, history = finetune(tiny_net(), None, task, settings, (), Run())
+    assert not model.training and len(history) == settings.epochs
     assert all(torch.equal(value, seen[best][name]) for name, value in model.state_dict().items())
 
 

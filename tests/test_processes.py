@@ -69,6 +69,12 @@ def test_two_processes_come_to_what_one_does(two, phase):
     check_close(reached(out / "whole", phase), carried_out(phase, Run()), **tolerance)
 
 
+def test_gates_with_noise_are_the_same_in_both_and_within_the_budget(two):
+    out, told = two
+    assert told["random"] == ([], "0 0")
+    assert float(reached(out / "random", "decoupled")["share"]) == pytest.approx(0.7, rel=0.02)
+
+
 def test_the_first_process_alone_writes(two):
     assert len(list((two[0] / "whole" / "tuned" / "tensorboard" / "finetune").iterdir())) == 1
 

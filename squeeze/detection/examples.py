@@ -13,7 +13,7 @@ from squeeze.gating.codes import Codes, gather
 from squeeze.gating.inputs import Source, input_of, replaced, rows, samples_from
 from squeeze.modes import in_eval_mode
 from squeeze.randomness import randomness_kept, seed_all
-from squeeze.task import Batch, HasLabels, Task, device_of
+from squeeze.task import Batch, Task, device_of, labels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def _right(model: nn.Module, task: Task, batches: Sequence[Batch], per_class: in
                 "attacks need at least two."
             )
         predicted = seen.argmax(1)
-        labels = task.labels(batch) if isinstance(task, HasLabels) else None
+        labels = labels_of(task, batch)
         keep = torch.ones_like(predicted, dtype=torch.bool) if labels is None else predicted == labels
         if per_class is not None:
             keep &= _within(predicted, keep, per_class, taken)

@@ -18,7 +18,7 @@ from squeeze.files import read_bytes, write_bytes
 from squeeze.gating.costs import require_gates
 from squeeze.modes import in_eval_mode
 from squeeze.nn import GatedConv2d, computing, observing
-from squeeze.task import Batch, HasLabels, Task, device_of
+from squeeze.task import Batch, Task, device_of, labels_of
 from squeeze.weights import checksum
 
 KIND = "file of codes"
@@ -107,7 +107,7 @@ def gather(model: nn.Module, task: Task, batches: Iterable[Batch], most: int | N
         with in_eval_mode(model), torch.no_grad(), computing("masked"), observing() as seen:
             features = task.features(model, batch).float()
         signals = [seen[module][-1] for module in gated.layers]
-        labels = task.labels(batch) if isinstance(task, HasLabels) else None
+        labels = labels_of(task, batch)
         parts = {
             "on": torch.cat([signal.code > 0 for signal in signals], 1),
             "logits": torch.cat([signal.logits for signal in signals], 1),

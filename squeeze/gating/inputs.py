@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from squeeze.errors import InputError
 from squeeze.parity import batch_of
 from squeeze.randomness import randomness_kept, seed_all
-from squeeze.task import Batch, HasBatches, Task, tensors_of
+from squeeze.task import Batch, Task, evaluated_on, tensors_of
 
 Source = Literal["test", "holdout", "train"]
 
@@ -68,7 +68,7 @@ def rows(batch: Batch, chosen: Any, size: int) -> Batch:
 def _batches(task: Task, source: Source) -> Iterable[Batch]:
     if source == "train":
         return task.train_batches(0)
-    return task.batches(source) if isinstance(task, HasBatches) else ()
+    return evaluated_on(task, source)
 
 
 def input_of(batch: Batch) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The contract of a pass: two methods on a frozen dataclass whose fields are its settings."""
+"""The contract of a pass: two methods on a frozen dataclass whose fields are its settings, and a third for few."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -45,3 +45,15 @@ class Pass(Protocol):
 
     def objective(self, model: nn.Module, loss: Loss) -> AbstractContextManager[Loss]:
         """What fine-tuning must keep doing for this pass; ``nullcontext(loss)`` if nothing."""
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """What a pass has besides if weights that move can break what it promised, such as a budget met on average."""
+
+    def keep(self, model: nn.Module, task: Task) -> Mapping[str, Any]:
+        """Make it hold again, after later passes and after fine-tuning; changes values in place, and no shapes.
+
+        Returns:
+            What takes the place of entries of `Found.history`.
+        """

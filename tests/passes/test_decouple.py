@@ -169,14 +169,23 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(trained: nn.Module, tmp_
         assert torch.equal(value, again.tensors[name]), name
 
 
-def test_finetuning_leaves_gates_as_they_are(trained: nn.Module) -> None:
+def test_finetuning_moves_weights_and_of_the_gates_what_the_budget_needs(
+    trained: nn.Module, decoupled: squeeze.Result
+) -> None:
     task = a_task()
-    result = compressed(trained, quick(), task, epochs=2)
-    plain = compressed(trained, quick(), task)
-    ours, theirs = result.model.state_dict(), plain.model.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours if ".gate." in name)
-    assert any(not torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("conv.weight"))
+    finetuning = squeeze.FineTune(epochs=8, lr=0.1)
+    result = squeeze.compress(trained, quick(epochs=6), task, finetuning=finetuning)
+    ours, theirs = result.model.state_dict(), decoupled.model.state_dict()
+    changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert {name.split(".gate.")[1] for name in changed if ".gate." in name} == {"expand.bias"}
+    assert any(name.endswith("conv.weight") for name in changed)
     assert all(parameter.requires_grad for parameter in result.model.parameters())
+    codes = gather(result.model, task, task.holdout)
+    assert codes.share.mean() == pytest.approx(0.6, rel=0.02)
+    (finding,) = result.report.findings
+    assert finding.claims[0].after == pytest.approx(float(codes.share.mean()) * finding.claims[0].before, rel=1e-6)
+    without, tuned = (task.evaluate(model, "test")["accuracy"] for model in (decoupled.model, result.model))
+    assert tuned > without - 0.02
 
 
 def test_without_labels_the_models_word_is_taken_and_said(
@@ -220,6 +229,30 @@ def test_passes_compose(trained: nn.Module) -> None:
     assert require_gates(after.model, x).costs.dense < 0.75 * dense
     with torch.no_grad():
         assert after.model(torch.randn(3, 1, 8, 8)).isfinite().all()
+
+
+def test_a_promise_that_a_later_pass_made_impossible_is_said(
+    trained: nn.Module, decoupled: squeeze.Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, task = copy.deepcopy(decoupled.model), a_task()
+    before = checksum(model.state_dict())
+    told = quick(macs=0.01).keep(model, task)
+    assert "the gates stay as they are: Decouple: macs must be at least" in " ".join(capsys.readouterr().err.split())
+    gates = {name: value for name, value in model.state_dict().items() if ".gate." in name}
+    assert all(torch.equal(value, decoupled.model.state_dict()[name]) for name, value in gates.items())
+    assert set(told) == {"finding"} and checksum(model.state_dict()) != before  # batch norms were taken anew
+    assert quick().keep(trained, task) == {}
+
+
+def test_attributes_of_a_task_that_are_called_as_methods_could_be(trained: nn.Module) -> None:
+    class Own(squeeze.DataTask):
+        labels = torch.zeros(3)  # type: ignore[assignment]
+        batches = ()  # type: ignore[assignment]
+
+    given = a_task()
+    task = Own(Net, given.example_inputs, given.train, given.holdout, given.test)
+    found = quick(epochs=1, macs=0.9).search(trained, squeeze.trace(trained, task.example_inputs), task, squeeze.Run())
+    assert found.history["labelled"] is False
 
 
 def test_layers_and_ignore(trained: nn.Module) -> None:

@@ -8,7 +8,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from squeeze.errors import InputError
-from squeeze.task import Batch, HasLabels, Task, device_of
+from squeeze.task import Batch, Task, device_of, labels_of
 
 
 class Attribute:
@@ -33,17 +33,14 @@ class Attribute:
         if first is None:
             raise InputError("Decouple: needs data to learn its gates from, got none; pass data=....")
         batch = send_to_device(first, device_of(baseline))
-        self.labelled = self._labels(batch) is not None
+        self.labelled = labels_of(task, batch) is not None
         self.classes = max(2, self._features(batch).shape[1])
 
     def __call__(self, batch: Batch) -> Tensor:
         """(B,) int64."""
-        labels = self._labels(batch) if self.labelled else None
+        labels = labels_of(self._task, batch) if self.labelled else None
         return self._features(batch).argmax(1) if labels is None else labels
 
     def _features(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return self._task.features(self._baseline, batch)
-
-    def _labels(self, batch: Batch) -> Tensor | None:
-        return self._task.labels(batch) if isinstance(self._task, HasLabels) else None

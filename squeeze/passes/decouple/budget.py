@@ -11,7 +11,7 @@ from squeeze.errors import BudgetError
 from squeeze.gating.costs import Gated
 from squeeze.modes import in_eval_mode
 from squeeze.nn import computing, observing
-from squeeze.task import HasBatches, Task, device_of
+from squeeze.task import Task, device_of, evaluated_on
 
 ROUNDS = 12
 """Of halving the interval."""
@@ -43,7 +43,7 @@ def brought_to(target: float, gated: Gated, task: Task) -> dict[str, float]:
         with torch.no_grad():
             for conv, bias, part in zip(gated.layers, biases, by.split([len(b) for b in biases]), strict=True):
                 conv.gate.expand.bias.copy_(bias + part.to(bias))
-        found = float(sampled(gated, task).mean())
+        found = processes.agreed({"share": float(sampled(gated, task).mean())})["share"]
         best[abs(found - target)] = by
         return found
 
@@ -84,13 +84,13 @@ def sampled(gated: Gated, task: Task) -> Tensor:
     """(samples,) the share of the MACs that each held-out sample costs; of training data if nothing is held out."""
     model, device = gated.model, device_of(gated.model)
     with in_eval_mode(model), torch.no_grad(), computing("masked"), observing() as seen:
-        if not isinstance(task, HasBatches):
-            processes.agreed(task.evaluate(model, "holdout"))
         count = 0
-        for batch in task.batches("holdout") if isinstance(task, HasBatches) else ():
+        for batch in evaluated_on(task, "holdout"):
             count += len(task.features(model, send_to_device(batch, device)))
             if count >= SAMPLES:
                 break
+        if not seen:
+            processes.agreed(task.evaluate(model, "holdout"))
         for batch in () if seen else islice(task.train_batches(0), BATCHES):
             task.features(model, send_to_device(batch, device))
     codes = [torch.cat([signal.code for signal in seen[conv]]) for conv in gated.layers]

@@ -17,7 +17,7 @@ from squeeze.task import Task
 
 
 def finding(gated: Gated, task: Task) -> dict[str, Any]:
-    """The fields of a `squeeze.report.findings.Finding`, as JSON values, at the end of the search.
+    """The fields of a `squeeze.report.findings.Finding`, as JSON values.
 
     Args:
         gated: The network with its gates as they will stay.
@@ -29,7 +29,7 @@ def finding(gated: Gated, task: Task) -> dict[str, Any]:
     of = "held-out inputs" if source == "holdout" else "training inputs"
     return {
         "text": (
-            f"At the end of the search, on {len(codes)} {of}: for each filter the share of them that switch it on, "
+            f"At the end, on {len(codes)} {of}: for each filter the share of them that switch it on, "
             "and what that tells of "
             f"{'their class' if labelled else 'the class that the network sees, as there are no labels'}, in bits, "
             "less what would be found by chance."

@@ -12,9 +12,10 @@ from squeeze import processes
 from squeeze.copying import copied, eval_copy
 from squeeze.distill import Distillation, divergence
 from squeeze.edits import rewrite
-from squeeze.errors import InputError
+from squeeze.errors import BudgetError, InputError
 from squeeze.files import write_bytes
 from squeeze.gating.costs import Gated, require_gates
+from squeeze.gating.explained import has_gates
 from squeeze.nn import GatedConv2d, settled
 from squeeze.passes.base import Found, Loss
 from squeeze.passes.decouple.attribute import Attribute
@@ -141,9 +142,24 @@ class Decouple:
         history["finding"] = finding(gated, task)
         return Found(dense_of(model, gated.model, gates), gates, added(gated.model, gates), history)
 
+    def keep(self, model: nn.Module, task: Task) -> dict[str, Any]:
+        """Bring the gates back to the budget, and look at them again."""
+        if not has_gates(model):
+            return {}
+        gated, told = require_gates(model, task.example_inputs), {}
+        if self.macs is not None:
+            try:
+                told["budget"] = self._brought_to_budget(gated, task, self.macs)
+            except BudgetError as error:  # what a later pass left may have no gates for it
+                say(f"decouple: the gates stay as they are: {error}")
+        return {**told, "finding": finding(gated, task)}
+
     @contextmanager
     def objective(self, model: nn.Module, loss: Loss) -> Iterator[Loss]:
-        """The loss unchanged; gates are as they are at the end: hard, and not trained any more."""
+        """The loss unchanged; gates are as they are at the end: hard, and not trained any more.
+
+        What they say still moves with the weights before them: see `keep`.
+        """
         controllers = [m.gate for m in model.modules() if isinstance(m, GatedConv2d)]
         trained = [p for gate in controllers for p in gate.parameters() if p.requires_grad]
         for parameter in trained:
@@ -160,19 +176,23 @@ class Decouple:
     ) -> tuple[tuple[Gate, ...], list[tuple[str, str]]]:
         """Measured once a run: one that is resumed takes what it found."""
         place = None if run.folder is None else run.folder / "checkpoints" / f"{self.name}-gates.json"
-        share = self.active or 0.5
-        if place is not None and run.resume and place.exists():
-            kept = {edit.module for edit in Plan.from_json(place.read_text("utf-8")).edits if isinstance(edit, Gate)}
-            return tuple(gate for gate in gates if gate.module in kept), []
 
-        def measured() -> dict[str, Any]:
-            found, slower = paying(gates, model, task.example_inputs, share, runtime)
+        def chosen() -> dict[str, Any]:
+            if place is not None and run.resume and place.exists():
+                edits = Plan.from_json(place.read_text("utf-8")).edits
+                names = [edit.module for edit in edits if isinstance(edit, Gate)]
+                others = [gate.module for gate in gates if gate.module not in names]
+                return {
+                    "names": names,
+                    "slower": [(name, "was slower with a gate as the run began") for name in others],
+                }
+            found, slower = paying(gates, model, task.example_inputs, self.active or 0.5, runtime)
+            if place is not None:
+                write_bytes(place, Plan((Step(self.name, {}, found),)).to_json().encode())
             return {"names": [gate.module for gate in found], "slower": [list(pair) for pair in slower]}
 
-        said = processes.from_first(measured)
+        said = processes.from_first(chosen)
         found = tuple(gate for gate in gates if gate.module in said["names"])
-        if place is not None and processes.is_first():
-            write_bytes(place, Plan((Step(self.name, {}, found),)).to_json().encode())
         return found, [(name, reason) for name, reason in said["slower"]]
 
     def _brought_to_budget(self, gated: Gated, task: Task, macs: float) -> dict[str, float]:
