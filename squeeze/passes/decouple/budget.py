@@ -25,6 +25,20 @@ BATCHES = 8
 """Of training data, where nothing is held out."""
 
 
+def require_reachable(target: float, gated: Gated) -> None:
+    """Make sure that closed gates leave no more than a share of the MACs; open ones leave all.
+
+    Raises:
+        BudgetError: They leave more.
+    """
+    least = float(gated.costs.shares([torch.zeros(1, filters) for filters in gated.costs.filters]))
+    if target < least:
+        raise BudgetError(
+            f"Decouple: macs must be at least {least:.3f} for this model, got {target}; what has no gate costs the "
+            "same for all inputs. Choose another budget, or gate the stem, too (stem=True)."
+        )
+
+
 def brought_to(target: float, gated: Gated, task: Task) -> dict[str, float]:
     """Shift all gates of a model, in place, so that it computes a share of the MACs on average.
 
@@ -32,8 +46,9 @@ def brought_to(target: float, gated: Gated, task: Task) -> dict[str, float]:
         The share "before" and "after", and the "shift".
 
     Raises:
-        BudgetError: No shift reaches it.
+        BudgetError: See `require_reachable`.
     """
+    require_reachable(target, gated)
     biases = [conv.gate.expand.bias.detach().clone() for conv in gated.layers]
     order = torch.randperm(sum(len(bias) for bias in biases), generator=torch.Generator().manual_seed(0))
     best: dict[float, Tensor] = {}
@@ -54,14 +69,7 @@ def brought_to(target: float, gated: Gated, task: Task) -> dict[str, float]:
     if abs(before - target) <= CLOSE * target:
         return {"before": before, "after": before, "shift": 0.0}
     near, far = 0.0, 1.0 if before < target else -1.0
-    while (found := share(all_by(far)) - target) * far < 0:  # not on the other side yet
-        if abs(far) >= FARTHEST:
-            share(all_by(0.0))
-            bound = "at least" if far < 0 else "at most"
-            raise BudgetError(
-                f"Decouple: macs must be {bound} {found + target:.3f} for this model, got {target}; what has no gate "
-                "costs the same for all inputs. Choose another budget, or gate the stem, too (stem=True)."
-            )
+    while (share(all_by(far)) - target) * far < 0 and abs(far) < FARTHEST:  # not on the other side yet
         near, far = far, 4 * far
     low, high = sorted((near, far))
     for _ in range(ROUNDS):

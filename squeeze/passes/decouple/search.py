@@ -19,7 +19,7 @@ from squeeze.gating.explained import has_gates
 from squeeze.nn import GatedConv2d, settled
 from squeeze.passes.base import Found, Loss
 from squeeze.passes.decouple.attribute import Attribute
-from squeeze.passes.decouple.budget import brought_to
+from squeeze.passes.decouple.budget import brought_to, require_reachable
 from squeeze.passes.decouple.findings import finding
 from squeeze.passes.decouple.gates import gates_of, proved
 from squeeze.passes.decouple.learner import DecoupleLearner
@@ -133,6 +133,8 @@ class Decouple:
             seed_all(run.seed)
             gates = proved(gates, model, task.example_inputs)
             gated = require_gates(rewrite(model, gates), task.example_inputs)
+        if self.macs is not None:
+            require_reachable(self.macs, gated)
         learner = self._learner(model, gated, task, run)
         epochs = train(learner, task.train_batches, self.epochs, run, self.name)
         history: dict[str, Any] = {"epochs": epochs, "left_out": [list(pair) for pair in left_out]}
@@ -149,6 +151,7 @@ class Decouple:
         gated, told = require_gates(model, task.example_inputs), {}
         if self.macs is not None:
             try:
+                require_reachable(self.macs, gated)
                 told["budget"] = self._brought_to_budget(gated, task, self.macs)
             except BudgetError as error:  # what a later pass left may have no gates for it
                 say(f"decouple: the gates stay as they are: {error}")
