@@ -53,6 +53,17 @@ def test_two_processes_prune_as_one_does_even_if_one_dies(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_put_gates_in_within_the_budget(folder: Path) -> None:
+    gates = ("prune", "small.pt", "--arch", "networks.py:small", "--data", "digits", "--method", "decouple")
+    done = run(folder, 2, *gates, "--macs", "0.7", "--epochs", "2", "--finetune-epochs", "2", "--out", "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model.safetensors") == 1
+    report = json.loads((folder / "two" / "report.json").read_text())
+    assert report["after"]["by_input"]["source"] == "holdout"
+    assert report["after"]["by_input"]["mean"] == pytest.approx(0.7 * report["before"]["macs"], rel=0.02)
+
+
+@pytest.mark.slow
 def test_what_is_wrong_everywhere_is_told_once(folder: Path) -> None:
     done = run(folder, 2, *PRUNE, "--macs", "0.0001")
     (line,) = errors(done)
