@@ -242,10 +242,9 @@ def test_a_promise_that_a_later_pass_made_impossible_is_said(
     assert quick().keep(trained, task) == {}
 
 
-def test_attributes_of_a_task_that_are_called_as_methods_could_be(trained: nn.Module) -> None:
+def test_labels_of_a_task_that_are_no_method_are_its_own_affair(trained: nn.Module) -> None:
     class Own(squeeze.DataTask):
         labels = torch.zeros(3)  # type: ignore[assignment]
-        batches = ()  # type: ignore[assignment]
 
     given = a_task()
     task = Own(Net, given.example_inputs, given.train, given.holdout, given.test)

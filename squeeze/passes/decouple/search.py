@@ -187,7 +187,7 @@ class Decouple:
                 others = [gate.module for gate in gates if gate.module not in names]
                 return {
                     "names": names,
-                    "slower": [(name, "was slower with a gate as the run began") for name in others],
+                    "slower": [(name, "it was slower with a gate as the run began") for name in others],
                 }
             found, slower = paying(gates, model, task.example_inputs, self.active or 0.5, runtime)
             if place is not None:
