@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from squeeze.gating.costs import require_gates
 from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing, observing
 from squeeze.passes.decouple.budget import brought_to
 from squeeze.passes.decouple.gates import proved
-from squeeze.passes.decouple.losses import SideHeads, activity, limiting
 from squeeze.plan import Gate
 from squeeze.task import Batch
 from squeeze.testing import check_pass
@@ -351,32 +349,6 @@ def test_code_that_says_float32_is_no_hindrance() -> None:
     assert [gate.reads for gate in proved(gates, model, x)] == [(("second", ""),), ()]
 
 
-def test_losses_by_hand() -> None:
-    code = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    assert float(activity([code, code], 0.5)) == pytest.approx(2 * abs((3 + 2) / 2 - 0.5 * 4))
-    assert float(activity([code], 0.0)) == 2.5
-
-    class Fake:
-        def __init__(self, code: Tensor, response: Tensor) -> None:
-            self.code, self.response = code, response
-
-    same: Any = Fake(code, code + 7)  # softmax does not see a shift
-    assert float(limiting([same])) == pytest.approx(0, abs=1e-7)
-    p, q = np.array([0.5, 0.5]), np.exp([1.0, 0.0]) / np.exp([1.0, 0.0]).sum()
-    other: Any = Fake(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 3.0]]))
-    assert float(limiting([other])) == pytest.approx(float((p * np.log(p / q)).sum()) / 2)
-
-
-def test_the_bound_on_information_is_reached_by_a_code_that_is_the_class() -> None:
-    heads, attribute = SideHeads([4, 4], 4), torch.arange(4)
-    with torch.no_grad():
-        for head in heads.heads:
-            head.weight.copy_(30 * torch.eye(4))  # type: ignore[union-attr,operator]
-        assert float(heads([torch.eye(4)] * 2, attribute)) == pytest.approx(0, abs=1e-6)
-        # A code that says nothing leaves all of H(a) = log 4, twice.
-        assert float(heads([torch.zeros(4, 4)] * 2, attribute)) == pytest.approx(2 * np.log(4))
-
-
 def test_gates_are_not_put_where_they_cost_as_much(trained: nn.Module) -> None:
     class Squeezing(nn.Module):
         """A 1×1 convolution at one position: as many multiplications as its gate would take."""
@@ -404,8 +376,11 @@ def test_a_copy_of_a_reader_stays_dense_where_its_input_is_not_all_gated() -> No
     assert not isinstance(model, ReadingConv2d)
 
 
-def test_what_a_gate_costs_is_measured(decoupled: squeeze.Result) -> None:
+def test_what_a_gate_costs_is_in_units_of_the_layer_without_it(
+    decoupled: squeeze.Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = decoupled.model.get_submodule("conv2")
     assert isinstance(layer, GatedConv2d)
+    monkeypatch.setattr("squeeze.nn.gated.seconds", lambda way: 1.0)
     few, many = (layer.cost(torch.randn(1, 24, 8, 8), share) for share in (0.1, 1.0))
     assert 0 < few <= many
