@@ -64,10 +64,14 @@ def why_not(operands: GatedOperands) -> str:
 
 
 class KeptFilters:
-    """A convolution that its module keeps prepared while its tensors do not change; not copied with the module."""
+    """A convolution that its module keeps prepared while its tensors do not change; not copied with the module.
+
+    Attributes:
+        filters: The convolution as it was when it was last prepared; None if no native kernel can compute it.
+    """
 
     def __init__(self) -> None:
-        self._filters: Filters | None = None
+        self.filters: Filters | None = None
         self._places: tuple[Place, ...] = ()
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
@@ -89,10 +93,10 @@ class KeptFilters:
             places: Says where the tensors are that it is made of, and the modules that hold them, all of which may be
                 changed or replaced; tensors made in inference mode do not say when they are.
         """
-        return self._filters if self._is_as_it_was() else self._prepared(operands, places)
+        return self.filters if self.unchanged() else self._prepared(operands, places)
 
-    def _is_as_it_was(self) -> bool:
-        """With small layers this is much of the time of a call."""
+    def unchanged(self) -> bool:
+        """It is prepared, and no tensor has changed since: with small layers this is a good part of a call."""
         try:
             for own, name, value in self._places:
                 if own[name] is not value:
@@ -102,7 +106,7 @@ class KeptFilters:
         tensors = self._tensors
         if [t._version for t in tensors] != self._versions:
             return False
-        return [t.data_ptr() for t in tensors] == self._pointers and bool(tensors)
+        return [t.data_ptr() for t in tensors] == self._pointers != []
 
     def _prepared(
         self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
@@ -115,9 +119,9 @@ class KeptFilters:
             return None
         made = operands() if tensors else None
         native = None if made is None or why_not(made) else code()
-        self._filters = None if made is None or native is None else Filters(made, native)
+        self.filters = None if made is None or native is None else Filters(made, native)
         self._places, self._tensors, (self._versions, self._pointers) = found, tensors, state
-        return self._filters
+        return self.filters
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -165,10 +169,9 @@ class Filters:
     def __init__(self, operands: GatedOperands, native: Code) -> None:
         filters, channels, *kernel = operands.weight.shape
         self.depthwise = operands.groups > 1
+        self._channels = filters if self.depthwise else channels
         self._code, self._all, self._gated = native, torch.arange(filters), native.gated
-        self._layer = GatedLayer(
-            filters=filters, channels=filters if self.depthwise else channels, depthwise=self.depthwise
-        )
+        self._layer = GatedLayer(filters=filters, channels=self._channels, depthwise=self.depthwise)
         for name, pair in (
             ("kernel", kernel),
             ("stride", operands.stride),
@@ -238,14 +241,17 @@ class Filters:
         Raises:
             ValueError: If the input or `present` do not fit the convolution, or it has no controller.
         """
-        x, present = self._read(x, present)
+        come = None
+        if present is not None:
+            present = _listed(present, "present")
+            come = present.data_ptr()
+        x = self._fitting(x, present)
         batch, reads, height, width = x.shape
         ready = self._readied.known.get((batch, height, width))
         if ready is None:
             ready = self._ready(x)
         shape = ready.shape
         y = torch.empty_strided(shape, ready.strides)
-        come = None if present is None else present.data_ptr()
         on = self._gated(ready.at, x.data_ptr(), y.data_ptr(), come, reads, scatter, torch.get_num_threads())
         if on < 0:
             raise self._code.refused(on, self._layer)
@@ -281,13 +287,16 @@ class Filters:
     def _read(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The input and the list of its channels, as the kernel reads them."""
         present = None if present is None else _listed(present, "present")
-        reads = self._layer.channels if present is None else len(present)
+        return self._fitting(x, present), present
+
+    def _fitting(self, x: Tensor, present: Tensor | None) -> Tensor:
+        reads = self._channels if present is None else len(present)
         if x.dtype is not torch.float32 or not x.is_cpu or x.dim() != 4 or x.shape[1] != reads:
             raise ValueError(
                 f"Filters: the input must be (batch, {reads}, H, W) float32 on the CPU, got {tuple(x.shape)} "
                 f"{x.dtype} on {x.device}; convolve it with PyTorch."
             )
-        return x.contiguous(), present
+        return x.contiguous()
 
     def _call(self, x: Tensor, present: Tensor | None) -> GatedCall:
         """A call without its output."""

@@ -124,8 +124,8 @@ def seconds(way: Callable[[], Tensor]) -> float:
 
 
 def _key(x: Tensor, narrow: bool) -> tuple[Any, ...]:
-    shape = x.shape
-    return (shape[0], shape[2:], narrow, torch.get_num_threads(), x.dtype)
+    batch, _, height, width = x.shape
+    return (batch, height, width, narrow, torch.get_num_threads(), x.dtype)
 
 
 def _line(few: float, many: float) -> Line:
