@@ -35,7 +35,7 @@ setup(
     ext_modules=[
         Extension(
             "squeeze.kernels._clustered",
-            [str(NATIVE / f"{name}.cpp") for name in ("api", "gated", "pool", "portable", "avx2", "avx512")],
+            [str(NATIVE / f"{name}.cpp") for name in ("api", "gated", "pool", "portable", "python", "avx2", "avx512")],
             depends=[
                 str(NATIVE / f"{name}.h")
                 for name in (

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 import squeeze
-from benchmarks.records import circumstances, write_json
+from benchmarks.records import circumstances, finished, write_json
 from examples.classifiers.model import resnet20, resnet56, vgg16
 
 SHARES = (0.5, 0.25)
@@ -91,7 +91,8 @@ def compared(name: str, dense: nn.Module, image: Tensor, given: argparse.Namespa
         dict(ways),
         flush=True,
     )
-    return {"name": name, "ratios": ratios, "ways": ways, "times": {n: asdict(t) for n, t in times.items()}}
+    times_of = {n: asdict(t) for n, t in times.items()}
+    return {"name": name, "ratios": ratios, "ways": ways, "times": times_of, "date": circumstances()["date"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,22 +101,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS), metavar="NAME")
     parser.add_argument("--no-pairs", dest="pairs", action="store_false", help="whole networks alone")
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="PyTorch alone")
+    parser.add_argument(
+        "--keep", action="store_true", help="rows of a result with this setup that are not measured now"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args(arguments)
-    pairs, networks = [], []
-    for channels, size in PAIRS if given.pairs else ():
+    setup = {"threads": given.threads, "repeats": given.repeats}
+    place = given.results / f"gated-{given.threads}.json"
+    known = (finished(place, setup) if given.keep else None) or {"pairs": [], "networks": []}
+    rows = {kind: {row["name"]: row for row in known[kind]} for kind in ("pairs", "networks")}
+
+    def add(kind: str, names: Sequence[str], row: dict[str, Any]) -> None:
+        rows[kind][row["name"]] = row
+        content = {k: list(found.values()) for k, found in rows.items()}
+        content[kind].sort(key=lambda found: names.index(found["name"]))
+        write_json(place, {"setup": setup, **content, "made": circumstances()})
+
+    names = [f"{channels} channels, {size}×{size}" for channels, size in PAIRS]
+    for name, (channels, size) in zip(names, PAIRS, strict=True) if given.pairs else ():
         torch.manual_seed(0)
         image = torch.randn(1, channels, size, size)
-        pairs.append(compared(f"{channels} channels, {size}×{size}", Pair(channels).eval(), image, given, "second"))
+        add("pairs", names, compared(name, Pair(channels).eval(), image, given, "second"))
     for name in given.networks:
         torch.manual_seed(0)
         build, size = NETWORKS[name]
-        networks.append(compared(name, build().eval(), torch.randn(1, 3, size, size), given))
-    setup = {"threads": given.threads, "repeats": given.repeats}
-    content = {"setup": setup, "pairs": pairs, "networks": networks, "made": circumstances()}
-    write_json(given.results / f"gated-{given.threads}.json", content)
+        add("networks", list(NETWORKS), compared(name, build().eval(), torch.randn(1, 3, size, size), given))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from squeeze.kernels.native import Code, GatedCall, GatedLayer, GatedSite, code
+from squeeze.kernels.native import Code, GatedCall, GatedLayer, GatedSite, code, extension
 
 LANES = 16
 """The controller's weights end in zeros up to a multiple of these floats: the longest vector."""
 SIZES = 64
 """Of inputs that a thread remembers."""
 
-Place = tuple[Mapping[str, Any], str, Any]
-"""A mapping, a key, and what is found there."""
+Place = tuple[dict[str, Any], str, Any]
+"""A dict, a key, and what is found there."""
+Seen = tuple[dict[str, Any], str, Any, int | None, int | None]
+"""A place, and for a tensor its version and address."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,8 @@ class KeptFilters:
 
     def __init__(self) -> None:
         self.filters: Filters | None = None
-        self._places: tuple[Place, ...] = ()
-        self._tensors: list[Tensor] = []
-        self._versions: list[int] = []
-        self._pointers: list[int] = []
+        self._seen: tuple[Seen, ...] = ()
+        self._same = same
 
     def __deepcopy__(self, memo: Any) -> "KeptFilters":
         return KeptFilters()
@@ -97,31 +97,36 @@ class KeptFilters:
 
     def unchanged(self) -> bool:
         """It is prepared, and no tensor has changed since: with small layers this is a good part of a call."""
-        try:
-            for own, name, value in self._places:
-                if own[name] is not value:
-                    return False
-        except KeyError:
-            return False
-        tensors = self._tensors
-        if [t._version for t in tensors] != self._versions:
-            return False
-        return [t.data_ptr() for t in tensors] == self._pointers != []
+        return self._same(self._seen) and bool(self._seen)
 
     def _prepared(
         self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
     ) -> "Filters | None":
-        found = tuple(places())
-        tensors = [value for _, _, value in found if isinstance(value, Tensor)]
         try:
-            state = [t._version for t in tensors], [t.data_ptr() for t in tensors]
+            seen = tuple([(*place, *_state(place[2])) for place in places()])
         except RuntimeError:
             return None
-        made = operands() if tensors else None
+        made = operands() if seen else None
         native = None if made is None or why_not(made) else code()
         self.filters = None if made is None or native is None else Filters(made, native)
-        self._places, self._tensors, (self._versions, self._pointers) = found, tensors, state
+        module = extension()
+        self._seen, self._same = seen, same if module is None else module.unchanged
         return self.filters
+
+
+def same(seen: tuple[Seen, ...]) -> bool:
+    """All is where it was, and tensors have the version that they had, at the address that they had."""
+    try:
+        return all(
+            own[name] is value and (pointer is None or (value._version == version and value.data_ptr() == pointer))
+            for own, name, value, version, pointer in seen
+        )
+    except KeyError:
+        return False
+
+
+def _state(value: Any) -> tuple[int | None, int | None]:
+    return (value._version, value.data_ptr()) if isinstance(value, Tensor) else (None, None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

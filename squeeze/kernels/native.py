@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -142,7 +143,8 @@ class Code:
     @property
     def gated(self) -> Callable[..., int]:
         """`squeeze_gated_conv2d` of native/gated.cpp: what it returns below 0, `refused` explains."""
-        run: Callable[..., int] = self._library.squeeze_gated_conv2d
+        module = extension()
+        run: Callable[..., int] = self._library.squeeze_gated_conv2d if module is None else module.gated
         return run
 
     def site(self, layer: GatedLayer, call: GatedCall) -> GatedSite:
@@ -167,6 +169,17 @@ def code(name: str = "") -> Code | None:
     vector, cached = _INT(), _INT()
     found = library.squeeze_clustered_code(name.encode(), ctypes.byref(vector), ctypes.byref(cached))
     return Code(found.decode(), vector.value, cached.value, found, library) if found else None
+
+
+@cache
+def extension() -> Any:
+    """The library as a module of Python, which is called faster; None if it was built without Python's headers."""
+    if built() is None:
+        return None
+    try:
+        return import_module("squeeze.kernels._clustered")
+    except ImportError:
+        return None
 
 
 @cache

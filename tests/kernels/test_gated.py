@@ -250,6 +250,31 @@ def test_what_is_kept_follows_its_tensors_and_is_not_copied() -> None:
     assert KeptFilters().get(lambda: of, lambda: [({"weight": inferred}, "weight", inferred)]) is None
 
 
+@pytest.mark.parametrize("same", [gated.same, getattr(native.extension(), "unchanged", gated.same)])
+def test_what_has_changed_is_seen(same: Any) -> None:
+    held: dict[str, Any] = {"tensor": torch.zeros(3), "none": None}
+    seen = tuple((held, name, value, *gated._state(value)) for name, value in held.items())
+    assert same(seen) and same(())
+    held["none"] = held["tensor"]
+    assert not same(seen)
+    del held["none"]
+    assert not same(seen)
+    held["none"] = None
+    assert same(seen)
+    held["tensor"].data = torch.ones(3)
+    assert not same(seen)
+    held["tensor"].data = seen[0][2].data
+    held["tensor"].add_(1)
+    assert not same(seen)
+
+
+@pytest.mark.skipif(native.extension() is None, reason="built without Python's headers")
+@pytest.mark.parametrize("name", ["gated", "unchanged"])
+def test_the_module_refuses_what_it_is_not_made_for(name: str) -> None:
+    with pytest.raises(TypeError):
+        getattr(native.extension(), name)(((1, 2),))
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
