@@ -103,7 +103,7 @@ class KeptFilters:
         self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
     ) -> "Filters | None":
         try:
-            seen = tuple([(*place, *_state(place[2])) for place in places()])
+            seen = tuple([(*place, *version_and_address(place[2])) for place in places()])
         except RuntimeError:
             return None
         made = operands() if seen else None
@@ -125,7 +125,8 @@ def same(seen: tuple[Seen, ...]) -> bool:
         return False
 
 
-def _state(value: Any) -> tuple[int | None, int | None]:
+def version_and_address(value: Any) -> tuple[int | None, int | None]:
+    """Of a tensor."""
     return (value._version, value.data_ptr()) if isinstance(value, Tensor) else (None, None)
 
 
