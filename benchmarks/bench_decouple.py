@@ -1,4 +1,4 @@
-"""Architecture decoupling on pretrained CIFAR ResNets: accuracy, MACs of each input, latency over test images.
+"""Architecture decoupling on pretrained CIFAR ResNets: accuracy, MACs of each input, latency over test images, attacks.
 
 `make bench-decouple DATA=folder WEIGHTS=folder`, or `python -m benchmarks.bench_decouple --help`. README.md says what
 it found.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import squeeze
 from benchmarks import cifar
 from benchmarks.records import circumstances, finished, write_json
+from squeeze.detection import Threats, detect
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ def timed(setup: Setup, task: Any, dense: nn.Module, work: Path, images: int, th
     return {"unit": "ms", "threads": threads, "images": images, "quartiles": quantiles, "mean": means}
 
 
+def attacked(setup: Setup, task: Any, work: Path, images: int) -> dict[str, Any]:
+    """How well attacks on test images are told by codes."""
+    torch.set_num_threads(setup.threads)
+    begin = time.time()
+    model = squeeze.load(work / setup.name / "model.safetensors", task.build).eval()
+    found = detect(model, task, Threats(most=images))
+    return {"images": images, "seconds": time.time() - begin, **found.to_dict()}
+
+
 def singles(task: Any, images: int) -> Any:
     """Test images, one by one, and twenty before them to warm up."""
     count = 0
@@ -133,6 +143,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Setup, argparse.Namespace]:
     for name, value in asdict(setup).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--images", type=int, default=1000, help="timed one by one; 0 leaves latency out")
+    parser.add_argument("--attacked", type=int, default=1000, help="images under attack; 0 leaves detection out")
     parser.add_argument("--work", type=Path, default=here / "work", help="for artefacts; default %(default)s")
     parser.add_argument("--results", type=Path, default=here / "results", help="for JSON; default %(default)s")
     given = parser.parse_args(arguments)
@@ -152,6 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found["latency"] = timed(setup, task, dense, given.work, given.images, 1)
         write_json(place, found)
         print(found["latency"]["mean"])
+    if given.attacked:
+        found["detection"] = attacked(setup, task, given.work, given.attacked)
+        write_json(place, found)
+        print({verdict["attack"]: verdict["auc"] for verdict in found["detection"]["verdicts"]})
 
 
 if __name__ == "__main__":

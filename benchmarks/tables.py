@@ -60,7 +60,7 @@ def tables(folder: Path) -> str:
             sections.append("\n\n".join(show(json.loads(place.read_text()))))
     decoupled = [json.loads(p.read_text()) for p in sorted(folder.glob("decouple-*.json"))]
     if decoupled:
-        sections.append("\n\n".join(tables_gated.decoupled(decoupled)))
+        sections.append("\n\n".join(tables_gated.decoupled(decoupled) + tables_gated.detected(decoupled)))
     for place in sorted(folder.glob("gated-*.json")):
         sections.append("\n\n".join(tables_gated.skipping(json.loads(place.read_text()))))
     return "\n\n".join(sections) or "No results yet."

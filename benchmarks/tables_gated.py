@@ -57,6 +57,33 @@ def decoupled(results: Sequence[dict[str, Any]]) -> list[str]:
     return ["### Decoupling on CIFAR-10", about, *_table(header, rows)]
 
 
+def detected(results: Sequence[dict[str, Any]]) -> list[str]:
+    """How well attacks are told, by which detector and from how many layers."""
+    parts = []
+    for found in results:
+        if "detection" not in found:
+            continue
+        detection, setup = found["detection"], found["setup"]
+        verdicts = detection["verdicts"]
+        rows = [["attack succeeds", *(f"{verdict['success']:.0%}" for verdict in verdicts)]]
+        for name in dict.fromkeys(name for verdict in verdicts for name in verdict["auc"]):
+            rows.append([name, *(_area(verdict["auc"].get(name)) for verdict in verdicts)])
+        for count in dict.fromkeys(count for verdict in verdicts for count in verdict["depth"]):
+            label = f"logistic regression, codes of the first {count} layers"
+            rows.append([label, *(_area(verdict["depth"].get(count)) for verdict in verdicts)])
+        parts += [
+            f"### Telling attacks: {setup['network']}, macs={setup['macs']:g}",
+            f"Area under the ROC curve. {detection['fit']} clean images ({detection['sources'][0]}) to fit on, "
+            f"{detection['judged']} to judge by ({detection['sources'][1]}), all seen rightly before the attack.",
+            *_table(["", *(verdict["attack"] for verdict in verdicts)], rows),
+        ]
+    return parts
+
+
+def _area(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return ["\n".join(f"| {' | '.join(line)} |" for line in lines)]

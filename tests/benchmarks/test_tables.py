@@ -165,6 +165,15 @@ def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path
         "share": {"mean": 0.5, "deviation": 0.02, "quantiles": [0.4, 0.48, 0.5, 0.52, 0.6]},
         "filters": {"always": 0.4, "never": 0.1, "all": 688},
         "latency": {"quartiles": {"dense, PyTorch": [1, 2, 3], "gated, PyTorch": [1, 1.5, 2]}},
+        "detection": {
+            "verdicts": [
+                {"attack": "FGSM", "success": 0.9, "auc": {"random forest": 0.97}, "depth": {"1": 0.5, "18": 0.96}},
+                {"attack": "PGD", "success": 0.0, "auc": {}, "depth": {}},
+            ],
+            "fit": 369,
+            "judged": 352,
+            "sources": ["holdout", "test"],
+        },
     }
     (tmp_path / "decouple-resnet20-50.json").write_text(json.dumps(found))
     lines = tables.tables(tmp_path).splitlines()
@@ -172,3 +181,6 @@ def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path
     assert (
         "| resnet20, macs=0.5 | 91.73% → 90.10% | 50.0% ± 2.0% (40.0% to 60.0%) | 40%, 10% | 5 + 0 | 2 → 1.5 |  |"
     ) in lines
+    assert "| attack succeeds | 90% | 0% |" in lines
+    assert "| random forest | 0.970 |  |" in lines
+    assert "| logistic regression, codes of the first 18 layers | 0.960 |  |" in lines
