@@ -4,7 +4,6 @@ from squeeze.nn.absent import Absent as Absent
 from squeeze.nn.absent import Passing as Passing
 from squeeze.nn.absent import Removed as Removed
 from squeeze.nn.clustered import ClusteredConv2d as ClusteredConv2d
-from squeeze.nn.clustered import distinct_kernels as distinct_kernels
 from squeeze.nn.duties import CountsMacs as CountsMacs
 from squeeze.nn.duties import HasWays as HasWays
 from squeeze.nn.duties import in_onnx_form as in_onnx_form

@@ -14,6 +14,7 @@ from squeeze.errors import InputError
 from squeeze.kernels import ClusteredOperands, Kept, clustered_conv2d, way
 from squeeze.kernels.operands import expanded
 from squeeze.nn.duties import Macs
+from squeeze.nn.input_kernels import distinct_kernels, kernels_of
 from squeeze.nn.packing import LARGEST, code_bytes, decode, fault, pack, padded, unpack, widths
 
 
@@ -65,7 +66,7 @@ class ClusteredConv2d(nn.Module):
         self._reads_all = reads == list(range(self.in_channels))
         turn = torch.arange(self.size, device=weight.device).expand(self.in_channels, -1)
         index = turn % counts.long().clamp(min=1).unsqueeze(1)
-        self._assign(_first(_kernels(weight.detach(), groups), self.clusters), index)
+        self._assign(_first(kernels_of(weight, groups), self.clusters).view_as(self.centroids), index)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, clusters: Sequence[int], seed: int = 0) -> "ClusteredConv2d":
@@ -82,9 +83,8 @@ class ClusteredConv2d(nn.Module):
         """
         made = cls(conv, clusters)
         made.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
-        kernels = _kernels(conv.weight.detach(), conv.groups)
-        _require_distinct(kernels, made.clusters)
-        flat = kernels.flatten(2)
+        flat = kernels_of(conv.weight, conv.groups)
+        _require_distinct(flat, made.clusters)
         flat = flat if flat.dtype is torch.float64 else flat.float()
         by_count: dict[int, list[int]] = defaultdict(list)
         for channel, count in enumerate(made.clusters):
@@ -276,14 +276,8 @@ def _reads(clusters: Sequence[int], groups: int) -> tuple[list[int], bool]:
     return reads, any(not clusters[c] for c in reads)
 
 
-def _kernels(weight: Tensor, groups: int) -> Tensor:
-    """(C, N / groups, K, K) the kernels that read each input channel."""
-    grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    return grouped.transpose(1, 2).flatten(0, 1)
-
-
 def _first(kernels: Tensor, clusters: Sequence[int]) -> Tensor:
-    """(Q, K, K) the first kernels of each channel."""
+    """(Q, numbers) the first kernels of each channel."""
     counts = torch.tensor(clusters, device=kernels.device)
     return kernels[torch.arange(kernels.shape[1], device=kernels.device) < counts.unsqueeze(1)]
 
@@ -295,18 +289,3 @@ def _require_distinct(kernels: Tensor, clusters: Sequence[int]) -> None:
                 f"ClusteredConv2d: clusters of input channel {channel} must be at most its {distinct} distinct "
                 f"kernels, got {count}; ask for fewer, or for all."
             )
-
-
-def distinct_kernels(kernels: Tensor) -> Tensor:
-    """(C,) how many different kernels each of C channels has, of (C, N, *kernel)."""
-    flat = kernels.flatten(2)
-    _, size, numbers = flat.shape
-    # Where one number of each kernel is different, all kernels are: as good as always, and quickly seen.
-    found = (flat[..., 0].sort(dim=1).values.diff(dim=1) != 0).sum(1) + 1
-    unsure = (found < size).nonzero()[:, 0]
-    if numbers == 1 or not len(unsure):
-        return found
-    owner = torch.arange(len(unsure), device=flat.device, dtype=torch.float64).repeat_interleave(size)
-    rows = torch.cat((owner.unsqueeze(1), flat[unsure].reshape(-1, numbers).double()), 1)
-    found[unsure] = torch.unique(rows, dim=0)[:, 0].long().bincount(minlength=len(unsure))
-    return found

@@ -15,7 +15,6 @@ from squeeze.structure.parts import Axis, Block, Branch
 from squeeze.structure.run import Record
 from squeeze.structure.tape import Ran
 
-_INPUT = -1
 _NORMS = frozenset("native_batch_norm native_layer_norm native_group_norm _native_batch_norm_legit_no_training".split())
 _HOMOGENEOUS = frozenset(
     "relu relu_ leaky_relu leaky_relu_ clone dropout max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d mean "

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from squeeze.passes.kse.indicator import kernels_of
+from squeeze.nn.input_kernels import kernels_of
 from squeeze.passes.kse.layers import Counts, Layer
 
 TEXT = (

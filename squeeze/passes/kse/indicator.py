@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from squeeze.errors import InputError
+from squeeze.nn.input_kernels import kernels_of
 
 NEIGHBOURS = 5
 """Kernels whose distances make up a kernel's density."""
@@ -58,13 +59,6 @@ def importance(weight: Tensor, groups: int = 1, released: bool = False) -> Impor
     entropy = _entropy(_density(arranged))
     scaled = (_scaled(sparsity, 1.0) / (1 + _scaled(entropy, 0.0))).sqrt()
     return Importance(sparsity, entropy, _scaled(scaled, 1.0) if released else scaled)
-
-
-def kernels_of(weight: Tensor, groups: int = 1) -> Tensor:
-    """(C, N / groups, numbers in a kernel) the kernels that read each input feature map."""
-    outputs, inputs = weight.shape[0], weight.shape[1]
-    grouped = weight.detach().reshape(groups, outputs // groups, inputs, -1)
-    return grouped.transpose(1, 2).reshape(groups * inputs, outputs // groups, -1)
 
 
 def _checked(weight: Tensor) -> Tensor:

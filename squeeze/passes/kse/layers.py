@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from squeeze.errors import InputError
-from squeeze.nn import distinct_kernels
+from squeeze.nn.input_kernels import distinct_kernels, kernels_of
 from squeeze.nn.packing import LARGEST, code_bytes
-from squeeze.passes.kse.indicator import Importance, importance, kernels_of
+from squeeze.passes.kse.indicator import Importance, importance
 from squeeze.structure.groups import Structure, matches
 
 Kind = Literal["macs", "params", "size_mb"]
