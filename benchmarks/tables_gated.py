@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+DEEP = "random forest"
+"""The classifier that the table shows by depth."""
+
 
 def skipping(found: dict[str, Any]) -> list[str]:
     """Pairs of layers and whole networks, as times of the dense ones in the same backend."""
@@ -68,9 +71,9 @@ def detected(results: Sequence[dict[str, Any]]) -> list[str]:
         rows = [["attack succeeds", *(f"{verdict['success']:.0%}" for verdict in verdicts)]]
         for name in dict.fromkeys(name for verdict in verdicts for name in verdict["auc"]):
             rows.append([name, *(_area(verdict["auc"].get(name)) for verdict in verdicts)])
-        for count in dict.fromkeys(count for verdict in verdicts for count in verdict["depth"]):
-            label = f"logistic regression, codes of the first {count} layers"
-            rows.append([label, *(_area(verdict["depth"].get(count)) for verdict in verdicts)])
+        depths = [verdict["depth"].get(DEEP, {}) for verdict in verdicts]
+        for count in dict.fromkeys(count for depth in depths for count in depth):
+            rows.append([f"{DEEP}, codes of the first {count} layers", *(_area(depth.get(count)) for depth in depths)])
         parts += [
             f"### Telling attacks: {setup['network']}, macs={setup['macs']:g}",
             f"Area under the ROC curve. {detection['fit']} clean images ({detection['sources'][0]}) to fit on, "

@@ -167,7 +167,12 @@ def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path
         "latency": {"quartiles": {"dense, PyTorch": [1, 2, 3], "gated, PyTorch": [1, 1.5, 2]}},
         "detection": {
             "verdicts": [
-                {"attack": "FGSM", "success": 0.9, "auc": {"random forest": 0.97}, "depth": {"1": 0.5, "18": 0.96}},
+                {
+                    "attack": "FGSM",
+                    "success": 0.9,
+                    "auc": {"random forest": 0.97},
+                    "depth": {"random forest": {"1": 0.5, "18": 0.96}},
+                },
                 {"attack": "PGD", "success": 0.0, "auc": {}, "depth": {}},
             ],
             "fit": 369,
@@ -183,4 +188,4 @@ def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path
     ) in lines
     assert "| attack succeeds | 90% | 0% |" in lines
     assert "| random forest | 0.970 |  |" in lines
-    assert "| logistic regression, codes of the first 18 layers | 0.960 |  |" in lines
+    assert "| random forest, codes of the first 18 layers | 0.960 |  |" in lines
