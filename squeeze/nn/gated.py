@@ -11,7 +11,7 @@ from squeeze.errors import InputError
 from squeeze.kernels.gated import Filters
 from squeeze.nn.convolving import Convolving, quick
 from squeeze.nn.gated_onnx import GatedOnnx, ReadingOnnx
-from squeeze.nn.gates import Controller, Sent, Signal, asked_for, binarised, observed, tell
+from squeeze.nn.gates import Controller, Sent, Signal, asked_for, binarised, observed, over_positions, tell
 from squeeze.nn.speeds import ALL, Way, seconds
 
 EXPORTED_FROM = 50_000_000
@@ -72,7 +72,7 @@ class GatedConv2d(Convolving):
         code = binarised(logits, self.training)
         if observed():
             tell(self, Signal(logits, code, (y.relu() if self.relu else y).mean((2, 3)) if self.training else None))
-        return self._sending(Sent(logits, soft=code), y * _over_positions(code))
+        return self._sending(Sent(logits, soft=code), y * over_positions(code))
 
     def _narrow(self, x: Tensor, logits: Tensor, present: Tensor | None) -> Tensor:
         """Only filters that are on for some sample."""
@@ -80,7 +80,7 @@ class GatedConv2d(Convolving):
         rows, exact = _on(code)
         y = self.filters(x, rows, present)
         if not exact:
-            y = y * _over_positions(code.index_select(1, rows))
+            y = y * over_positions(code.index_select(1, rows))
         return _scattered(y, rows, code) if self.sink is None else self._sending(Sent(logits, rows, exact), y)
 
     def _natively(self, x: Tensor) -> Tensor | None:
@@ -127,13 +127,13 @@ class GatedConv2d(Convolving):
             rows, exact = _on(code)
             y = native.convolve(x, rows, present, self.sink is None)
             if not exact:
-                y = y * _over_positions(code if self.sink is None else code.index_select(1, rows))
+                y = y * over_positions(code if self.sink is None else code.index_select(1, rows))
             return self._sending(Sent(logits, rows, exact), y)
         return self._narrow(x, logits, present)
 
     def _everything(self, x: Tensor, logits: Tensor, present: Tensor | None) -> Tensor:
         """All filters in eval mode, multiplied by the code: (B, N, H', W')."""
-        code = _over_positions(binarised(logits, training=False))
+        code = over_positions(binarised(logits, training=False))
         return self._sending(Sent(logits), self.filters(x, None, present) * code)
 
     def _exports_narrow(self, x: Tensor) -> bool:
@@ -160,7 +160,7 @@ class GatedConv2d(Convolving):
             columns, place = (None, None) if sent is None else _columns(sent, int(samples[0]))
             part = x.index_select(0, samples)
             part = part if place is None else part.index_select(1, place)
-            y = self.filters(part, rows, columns) * _over_positions(code[samples][:, rows])
+            y = self.filters(part, rows, columns) * over_positions(code[samples][:, rows])
             if whole is None:
                 whole = y.new_zeros(len(x), code.shape[1], *y.shape[2:])
             whole[samples.unsqueeze(1), rows] = y
@@ -183,7 +183,7 @@ class GatedConv2d(Convolving):
             return lambda: (logits(), native.convolve(x, rows, present, self.sink is None))[1]
 
         def everything(share: float) -> Callable[[], Tensor]:
-            return lambda: (logits(), self.filters(x, None, present) * _over_positions(code))[1]
+            return lambda: (logits(), self.filters(x, None, present) * over_positions(code))[1]
 
         return {ALL: everything, "some": some} | ({} if native is None else {"native": natively})
 
@@ -256,13 +256,9 @@ class FollowingConv2d(Convolving):
         if self.sink is not None:
             self.sink.send(sent)
         if sent.present is None:
-            return self.plain(x) * _over_positions(sent.code)
+            return self.plain(x) * over_positions(sent.code)
         y = self.quickest(x, sent.present, None)
-        return y if sent.exact else y * _over_positions(sent.code.index_select(1, sent.present))
-
-
-def _over_positions(code: Tensor) -> Tensor:
-    return code[:, :, None, None]
+        return y if sent.exact else y * over_positions(sent.code.index_select(1, sent.present))
 
 
 def _on(code: Tensor) -> tuple[Tensor, bool]:

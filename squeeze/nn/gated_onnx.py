@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from squeeze.nn.convolving import Convolving
-from squeeze.nn.gates import Controller, Sent, Signal, binarised, tell
+from squeeze.nn.gates import Controller, Sent, Signal, binarised, over_positions, tell
 from squeeze.nn.onnx_costs import Form, Sizes, form_of
 
 
@@ -77,15 +77,15 @@ class GatedOnnx(ReadingOnnx):
         tell(self, Signal(logits, code))
         form = self._form(x, present is not None)
         if form.way == "all":
-            return self._sending(Sent(logits), self.convolved(x, None, present) * _over_positions(code))
+            return self._sending(Sent(logits), self.convolved(x, None, present) * over_positions(code))
         used = code.amax(0)
         on = used >= used.max()  # all of them if none is on
         rows = on.nonzero().flatten()
         y = self.convolved(x, rows, present, form.way == "transposed")
         if form.narrow:
-            return self._sending(Sent(logits, rows), y * _over_positions(code.index_select(1, rows)))
+            return self._sending(Sent(logits, rows), y * over_positions(code.index_select(1, rows)))
         places = on.long().cumsum(0).sub(1).clamp(min=0)  # the code makes 0 of what lies where a filter is off
-        return self._sending(Sent(logits), y.index_select(1, places) * _over_positions(code))
+        return self._sending(Sent(logits), y.index_select(1, places) * over_positions(code))
 
     def _logits(self, x: Tensor, present: Tensor | None) -> Tensor:
         """As the controller's own; rows of a transposed weight are picked faster than columns."""
@@ -141,7 +141,3 @@ def can_transpose(conv: nn.Conv2d) -> bool:
 def _sides(conv: nn.Conv2d) -> Iterable[tuple[int, int, int]]:
     """Kernel size, dilation and padding in numbers, along height and width."""
     return zip(conv.kernel_size, conv.dilation, map(int, conv.padding), strict=True)
-
-
-def _over_positions(code: Tensor) -> Tensor:
-    return code[:, :, None, None]

@@ -66,6 +66,11 @@ def binarised(logits: Tensor, training: bool) -> Tensor:
     return torch.where(coin, hard, soft).detach() + (soft - soft.detach())
 
 
+def over_positions(code: Tensor) -> Tensor:
+    """(B, N) to (B, N, 1, 1): what a feature map (B, N, H, W) is multiplied by."""
+    return code[:, :, None, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Signal:
     """What one gated convolution did in one call.
