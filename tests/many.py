@@ -74,10 +74,10 @@ def searched(net: nn.Module, batch: int, run: Run, **settings: object) -> dict[s
     return {**found.model.state_dict(), **edits, **masks}
 
 
-def decoupled(net: nn.Module, run: Run) -> dict[str, Tensor]:
+def decoupled(net: nn.Module, run: Run, **budget: float) -> dict[str, Tensor]:
     """Gates and weights after two epochs of training both and one of fine-tuning, and what held-out images cost."""
     task = like(net, uneven_task(16))
-    chosen = Decouple(macs=0.7, epochs=2, stem=True)
+    chosen = Decouple(**(budget or {"macs": 0.7}), epochs=2, stem=True)
     small = compress(net, chosen, task, finetuning=FineTune(epochs=1, lr=0.05), run=run).model
     return {**small.state_dict(), "share": sampled(require_gates(small, task.example_inputs), task).mean()}
 
@@ -88,10 +88,10 @@ def certain(logits: Tensor, training: bool) -> Tensor:
     return hard + logits.sigmoid() - logits.sigmoid().detach() if training else hard
 
 
-def decoupled_without_noise(run: Run) -> dict[str, Tensor]:
+def decoupled_without_noise(run: Run, **budget: float) -> dict[str, Tensor]:
     """The same by what all processes share."""
     with patch("squeeze.nn.gated.binarised", certain):
-        return decoupled(tiny_net(dropout=0).double(), run)
+        return decoupled(tiny_net(dropout=0).double(), run, **budget)
 
 
 def disunited(run: Run) -> dict[str, Tensor]:
@@ -129,6 +129,7 @@ PHASES: dict[str, Callable[[Run], dict[str, Tensor]]] = {
     "searched-accumulated": lambda run: searched(normless_net(), 15, run, accumulate=2),
     "decoupled": lambda run: decoupled(tiny_net(dropout=0), run),
     "decoupled-precise": decoupled_without_noise,
+    "decoupled-active-precise": lambda run: decoupled_without_noise(run, active=0.5, lambda_s=0.05),
     "disunited": disunited,
     "unlucky": unlucky,
 }
@@ -143,7 +144,7 @@ def carried_out(phase: str, run: Run) -> dict[str, Tensor]:
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "whole": (
         *("tuned", "tuned-normless", "tuned-doubled", "tuned-precise"),
-        *("searched", "searched-normless", "searched-precise", "decoupled-precise"),
+        *("searched", "searched-normless", "searched-precise", "decoupled-precise", "decoupled-active-precise"),
     ),
     "random": ("decoupled",),
     "first": ("kill=0:step:7", "tuned"),

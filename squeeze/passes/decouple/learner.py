@@ -135,7 +135,7 @@ class DecoupleLearner:
         information = self.heads(codes, self.attribute(part.batch))
         limit = limiting(signals)
         share = self.gated.costs.shares(codes).mean()
-        sparsity = share if settings.macs is not None else activity(codes, settings.active or 0.0)
+        sparsity = share if settings.macs is not None else activity(codes, settings.active or 0.0, part.share)
         loss = task + settings.lambda_k * limit + settings.lambda_m * information + self.weight * sparsity
         hard = self.gated.costs.shares([(signal.logits > 0).to(signal.code.dtype) for signal in signals]).mean()
         named = {"loss": loss, "task": task, "information": information, "limiting": limit, "sparsity": sparsity}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from squeeze import processes
 from squeeze.nn import Signal
 from squeeze.task import widened
 
@@ -50,6 +51,15 @@ def limiting(signals: Sequence[Signal]) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def activity(codes: Sequence[Tensor], target: float) -> Tensor:
-    """Σ over the gates of |mean over samples of ‖z‖₁ - τ N|, a scalar (τ: the share of filters that may be on)."""
-    return torch.stack([(code.sum(1).mean() - target * code.shape[1]).abs() for code in codes]).sum()
+def activity(codes: Sequence[Tensor], target: float, part: float = 1.0) -> Tensor:
+    """Σ over the gates of |mean over samples of ‖z‖₁ - τ N|, a scalar (τ: the share of filters that may be on).
+
+    Args:
+        codes: (B, N) of each gate.
+        target: τ.
+        part: How much these samples count among those of all processes. The mean is over all; summed over the
+            processes by this weight, their values and gradients are those of one process that has all samples.
+    """
+    over = torch.stack([code.sum(1).mean() - target * code.shape[1] for code in codes])
+    totals = processes.add_up(part * torch.cat((over.detach(), over.new_ones(1))))
+    return (over * totals[:-1].sign()).sum()
