@@ -59,7 +59,10 @@ def _taken(model: nn.Module, pair: tuple[str, str], depthwise: bool) -> tuple[nn
     """A convolution and the batch norm behind it, which an earlier edit may have put into one module already."""
     where = f"rewrite: {quoted(pair[0], 80)}"
     found: Any = model.get_submodule(pair[0]) if _is_there(model, pair[0]) else None
+    norm: Any = model.get_submodule(pair[1]) if pair[1] and _is_there(model, pair[1]) else None
     if isinstance(found, ReadingConv2d) and not depthwise:
+        if bool(pair[1]) != (found.norm is not None) or (pair[1] and not isinstance(norm, nn.Identity)):
+            raise _not_its_norm(pair, norm)
         return found.conv, found.norm
     if not isinstance(found, nn.Conv2d) or (1 < found.groups == found.in_channels) != depthwise:
         got = "nothing" if found is None else type(found).__name__
@@ -67,14 +70,17 @@ def _taken(model: nn.Module, pair: tuple[str, str], depthwise: bool) -> tuple[nn
         raise PlanError(f"{where} must be {kind} convolution, got {got}; use the architecture the plan was made for.")
     if found.groups > 1 and not depthwise:
         raise PlanError(f"{where} must be a convolution in one group, got {found.groups}; the plan was altered.")
-    norm: Any = model.get_submodule(pair[1]) if pair[1] and _is_there(model, pair[1]) else None
     fits = isinstance(norm, nn.BatchNorm2d) and norm.num_features == found.out_channels
     if pair[1] and not (fits and norm.running_mean is not None):
-        raise PlanError(
-            f"rewrite: {quoted(pair[1], 80)} must be the batch norm of {quoted(pair[0], 80)}, got "
-            f"{'nothing' if norm is None else type(norm).__name__}; use the architecture the plan was made for."
-        )
+        raise _not_its_norm(pair, norm)
     return found, norm
+
+
+def _not_its_norm(pair: tuple[str, str], got: nn.Module | None) -> PlanError:
+    return PlanError(
+        f"rewrite: {quoted(pair[1], 80)} must be the batch norm of {quoted(pair[0], 80)}, got "
+        f"{'nothing' if got is None else type(got).__name__}; use the architecture the plan was made for."
+    )
 
 
 def _is_there(model: nn.Module, name: str) -> bool:

@@ -76,6 +76,20 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> 
         squeeze.rewrite(net(), [Gate(**{**GOOD, **changes})])
 
 
+@pytest.mark.parametrize("norm", ["nowhere", "loose_norm", ""])
+def test_a_reader_that_is_gated_in_turn_has_the_norm_that_it_had(norm: str) -> None:
+    with pytest.raises(PlanError, match="must be the batch norm of second"):
+        squeeze.rewrite(net(), [Gate(**GOOD), Gate("second", norm, 2)])
+
+
+def test_a_reader_without_a_norm_has_none() -> None:
+    plain = {**GOOD, "reads": (("second", ""),)}
+    made: Any = squeeze.rewrite(net(), [Gate(**plain), Gate("second", "", 2)])
+    assert made.second.norm is None
+    with pytest.raises(PlanError, match="nowhere must be the batch norm of second, got nothing"):
+        squeeze.rewrite(net(), [Gate(**plain), Gate("second", "nowhere", 2)])
+
+
 def test_a_gate_twice_is_refused() -> None:
     with pytest.raises(PlanError, match="must be a convolution, got GatedConv2d"):
         squeeze.rewrite(net(), [Gate(**GOOD), Gate(**GOOD)])
