@@ -23,7 +23,7 @@ from squeeze.copying import copied, eval_copy
 from squeeze.errors import ExportError
 from squeeze.files import write_atomic
 from squeeze.gating.explained import NAME, Explained, has_gates
-from squeeze.nn import in_onnx_form
+from squeeze.nn import in_onnx_form, with_norms_folded
 from squeeze.onnx_graph import Positional, save_onnx, to_onnx
 from squeeze.onnx_session import feed, open_session
 from squeeze.parity import batch_of, check_parity, is_batched, with_batch
@@ -100,6 +100,7 @@ def export_pt2(model: nn.Module, example_inputs: Inputs, path: Path | str) -> Pa
     """
     path = Path(path)
     twin, inputs = _prepared(model, example_inputs)
+    twin = with_norms_folded(twin)
 
     def attempt(temporary: Path, dynamic: bool) -> None:
         given = _for_export(inputs, dynamic)

@@ -195,3 +195,6 @@ def test_exported_as_a_program(narrow: bool, tmp_path: Path, monkeypatch: pytest
     path = squeeze.export_pt2(net, torch.randn(1, 3, 8, 8), tmp_path / "net.pt2")
     program, x = torch.export.load(path).module(), torch.randn(4, 3, 8, 8)
     assert torch.allclose(program(x)["logits"], expected(net, x)[0]["logits"], atol=1e-5)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    graphs = [module.graph for module in program.modules() if isinstance(module, torch.fx.GraphModule)]
+    assert "rsqrt" not in " ".join(str(node.target) for graph in graphs for node in graph.nodes), "folded in each call"

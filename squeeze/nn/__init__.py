@@ -4,6 +4,7 @@ from squeeze.nn.absent import Absent as Absent
 from squeeze.nn.absent import Passing as Passing
 from squeeze.nn.absent import Removed as Removed
 from squeeze.nn.clustered import ClusteredConv2d as ClusteredConv2d
+from squeeze.nn.convolving import with_norms_folded as with_norms_folded
 from squeeze.nn.duties import CountsMacs as CountsMacs
 from squeeze.nn.duties import HasWays as HasWays
 from squeeze.nn.duties import in_onnx_form as in_onnx_form

@@ -114,6 +114,22 @@ class Convolving(nn.Module):
         return functional.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
 
 
+@torch.no_grad()
+def with_norms_folded(model: nn.Module) -> nn.Module:
+    """The model, in eval mode, with the batch norms in our convolutions folded into their weights; changes the model.
+
+    A program that is exported would do that anew in each call.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, Convolving) or layer.norm is None:
+            continue
+        if "weight" in layer.conv._parameters:  # it is not computed by a parametrization
+            weight, bias = layer.folded()
+            layer.conv.weight, layer.conv.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
+            layer.norm = None
+    return model
+
+
 def quick() -> bool:
     """Nothing is recorded, counted or traced, and nobody asked for another way than the fastest."""
     return not (

@@ -14,10 +14,9 @@ from squeeze.nn.gated_onnx import GatedOnnx, ReadingOnnx
 from squeeze.nn.gates import Controller, Sent, Signal, asked_for, binarised, observed, over_positions, tell
 from squeeze.nn.speeds import ALL, Way, seconds
 
-EXPORTED_FROM = 50_000_000
-"""Multiply-accumulates from which an exported convolution computes only filters that are on: with smaller ones ONNX
-Runtime takes longer to pick weights, and to convolve with weights that it could not prepare, than it saves
-(benchmarks/README.md)."""
+EXPORTED_FROM = 5_000_000
+"""Multiply-accumulates from which a convolution in an exported program (.pt2) computes only filters that are on: with
+smaller ones PyTorch takes longer to pick weights than it saves. ONNX has forms of its own."""
 
 
 class GatedConv2d(Convolving):
