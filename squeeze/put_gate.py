@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from squeeze.errors import PlanError, quoted
+from squeeze.nn.absent import Moved
 from squeeze.nn.gated import FollowingConv2d, GatedConv2d, ReadingConv2d
 from squeeze.nn.gates import Wire
 from squeeze.plan import Gate
@@ -61,7 +62,7 @@ def _taken(model: nn.Module, pair: tuple[str, str], depthwise: bool) -> tuple[nn
     found: Any = model.get_submodule(pair[0]) if _is_there(model, pair[0]) else None
     norm: Any = model.get_submodule(pair[1]) if pair[1] and _is_there(model, pair[1]) else None
     if isinstance(found, ReadingConv2d) and not depthwise:
-        if bool(pair[1]) != (found.norm is not None) or (pair[1] and not isinstance(norm, nn.Identity)):
+        if bool(pair[1]) != (found.norm is not None) or (pair[1] and not isinstance(norm, Moved)):
             raise _not_its_norm(pair, norm)
         return found.conv, found.norm
     if not isinstance(found, nn.Conv2d) or (1 < found.groups == found.in_channels) != depthwise:
@@ -88,7 +89,7 @@ def _is_there(model: nn.Module, name: str) -> bool:
 
 
 def _replace(model: nn.Module, pair: tuple[str, str], new: nn.Module) -> None:
-    """Put a module in the place of a convolution, and nothing in that of its batch norm."""
+    """Put a module in the place of a convolution, and one that does nothing in that of its batch norm."""
     model.set_submodule(pair[0], new)
-    if pair[1] and not isinstance(model.get_submodule(pair[1]), nn.Identity):
-        model.set_submodule(pair[1], nn.Identity())
+    if pair[1] and not isinstance(model.get_submodule(pair[1]), Moved):
+        model.set_submodule(pair[1], Moved())

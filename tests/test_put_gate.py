@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import squeeze
 from squeeze.errors import PlanError
-from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d
+from squeeze.nn import FollowingConv2d, GatedConv2d, Moved, ReadingConv2d
 from squeeze.plan import Gate, Plan, Step
 
 
@@ -37,9 +38,28 @@ def test_what_fits_is_put_in_and_the_given_model_is_left_alone() -> None:
     model = net()
     made = squeeze.rewrite(model, Plan.from_json(Plan((Step("x", {}, (Gate(**GOOD),)),)).to_json()).edits)
     kinds = [type(made.get_submodule(name)) for name in ("first", "depth", "second", "norm", "narrow_norm", "other")]
-    assert kinds == [GatedConv2d, FollowingConv2d, ReadingConv2d, nn.Identity, nn.Identity, nn.Conv2d]
+    assert kinds == [GatedConv2d, FollowingConv2d, ReadingConv2d, Moved, Moved, nn.Conv2d]
     assert type(model.get_submodule("first")) is nn.Conv2d
     assert made.first.sink is made.depth.source is made.depth.sink is made.second.source  # type: ignore[union-attr]
+
+
+def test_where_a_norm_was_hooks_run_and_nothing_else_does() -> None:
+    made: Any = squeeze.rewrite(net(), [Gate(**GOOD)])
+    x, seen = torch.randn(2, 8, 4, 4), []
+    assert made.norm(x) is x
+    hooks = [
+        made.norm.register_forward_pre_hook(lambda *_: seen.append("before")),
+        made.norm.register_forward_hook(lambda *_: seen.append("after")),
+        register_module_forward_hook(lambda *_: seen.append("any")),
+    ]
+    assert made.norm(x) is x
+    assert sorted(seen) == ["after", "any", "before"]
+    for hook in hooks[:2]:
+        hook.remove()
+    made.norm(x)
+    hooks[2].remove()
+    made.norm(x)
+    assert sorted(seen) == ["after", "any", "any", "before"]
 
 
 def test_a_reader_is_gated_in_turn_and_still_reads() -> None:

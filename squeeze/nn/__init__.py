@@ -1,6 +1,7 @@
 """Modules that a compressed model may contain."""
 
 from squeeze.nn.absent import Absent as Absent
+from squeeze.nn.absent import Moved as Moved
 from squeeze.nn.absent import Passing as Passing
 from squeeze.nn.absent import Removed as Removed
 from squeeze.nn.clustered import ClusteredConv2d as ClusteredConv2d

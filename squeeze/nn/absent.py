@@ -1,10 +1,14 @@
-"""What a removed module returns: nothing, in a form that the code around it carries to the sum or join it ends in."""
+"""What stands where a module was.
+
+A removed one returns nothing, in a form that the code around it carries to the sum or join it ends in.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 
 
 class Absent:
@@ -120,3 +124,23 @@ class Passing(nn.Module):
         if any(isinstance(value, Absent) for value in given) and not any(isinstance(value, Tensor) for value in given):
             return Absent()
         return self.inner(*args, **kwargs)
+
+
+class Moved(nn.Identity):
+    """Stands where a module was that another one now holds, such as a batch norm that a convolution took in.
+
+    torch's way of calling a module takes longer than some small convolutions with few filters; here it is taken only
+    if there are hooks.
+    """
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """The input."""
+        if (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+            or every._has_any_global_hook()
+        ):
+            return super().__call__(input)
+        return input
