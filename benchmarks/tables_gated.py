@@ -9,20 +9,26 @@ DEEP = "random forest"
 
 def skipping(found: dict[str, Any]) -> list[str]:
     """Pairs of layers and whole networks, as times of the dense ones in the same backend."""
-    setup, rows = found["setup"], []
-    for row in [*found["pairs"], *found["networks"]]:
-        dense = [f"{row['times'][f'{b}, dense']['median']:.3g}" for b in ("torch", "onnx")]
-        ratios = [f"{row['ratios'][f'{b}, {s}']:.2f}" for b in ("torch", "onnx") for s in ("50%", "25%")]
-        rows.append([row["name"], dense[0], *ratios[:2], dense[1], *ratios[2:]])
+    setup, measured = found["setup"], [*found["pairs"], *found["networks"]]
+    both = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
+    backends = {b: name for b, name in both.items() if any(f"{b}, dense" in row["times"] for row in measured)}
+    rows = []
+    for row in measured:
+        cells = [row["name"]]
+        for b in backends:
+            there = f"{b}, dense" in row["times"]
+            cells.append(f"{row['times'][f'{b}, dense']['median']:.3g}" if there else "")
+            cells += [f"{row['ratios'][f'{b}, {s}']:.2f}" if there else "" for s in ("50%", "25%")]
+        rows.append(cells)
     threads = f"{setup['threads']} thread{'s' * (setup['threads'] != 1)}"
     about = (
         f"Batch 1, {threads}, random weights, all in turn, medians of "
         f"{setup['repeats']}; behind the dense times in ms, what a half and a quarter of the filters take, as a share "
         f"of that. {found['made']['machine']}."
     )
-    header = ["", "PyTorch, ms", "50 %", "25 %", "ONNX Runtime, ms", "50 %", "25 %"]
+    header = ["", *(title for name in backends.values() for title in (f"{name}, ms", "50 %", "25 %"))]
     return [
-        f"### Skipping filters, {setup['threads']} thread{'s' * (setup['threads'] != 1)}",
+        f"### Skipping filters, {threads}",
         about,
         *_table(header, rows),
     ]

@@ -159,6 +159,9 @@ def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path
     }
     skipping = {"setup": {"threads": 1, "repeats": 50}, "pairs": [row], "networks": [], "made": MADE}
     (tmp_path / "gated-1.json").write_text(json.dumps(skipping))
+    alone = {**row, "times": {way: time for way, time in row["times"].items() if way.startswith("torch")}}
+    two = {**skipping, "setup": {"threads": 2, "repeats": 50}, "pairs": [alone]}
+    (tmp_path / "gated-2.json").write_text(json.dumps(two))
     found = {
         "setup": {"network": "resnet20", "macs": 0.5, "epochs": 5, "finetuning": 0},
         "accuracy": {"dense": 0.9173, "gated": 0.901},
@@ -183,6 +186,7 @@ def test_gates_show_shares_of_the_dense_time_and_what_inputs_cost(tmp_path: Path
     (tmp_path / "decouple-resnet20-50.json").write_text(json.dumps(found))
     lines = tables.tables(tmp_path).splitlines()
     assert "| 64 channels, 28×28 | 2 | 0.50 | 0.25 | 2 | 0.80 | 0.60 |" in lines
+    assert "| 64 channels, 28×28 | 2 | 0.50 | 0.25 |" in lines
     assert (
         "| resnet20, macs=0.5 | 91.73% → 90.10% | 50.0% ± 2.0% (40.0% to 60.0%) | 40%, 10% | 5 + 0 | 2 → 1.5 |  |"
     ) in lines
