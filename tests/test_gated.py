@@ -262,15 +262,22 @@ def test_the_native_kernel_follows_what_changes(change: Any, monkeypatch: pytest
     assert not torch.allclose(after, before, atol=1e-4)
 
 
-def test_statistics_are_taken_where_only_the_norm_is_in_training() -> None:
-    """As when they are taken anew after a cut: a folded norm would see nothing."""
-    model, x = chain(0), torch.randn(8, 3, 8, 8, dtype=torch.float64)
-    norm: Any = model.first.norm
+@pytest.mark.parametrize("layer", ["first", "depthwise", "third"])
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("way", ["fastest", "conditional"])
+def test_statistics_are_taken_where_only_a_norm_is_in_training(layer: str, depthwise: bool, way: Any) -> None:
+    """As when they are taken anew after a cut: a folded norm, or one that sees a part, would not see all."""
+    model, x = chain(0, norm=layer == "first", depthwise=depthwise), torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    norm: Any = model.get_submodule(layer).norm
     norm.momentum = None
     norm.reset_running_stats()
     norm.train()
-    run(model, x, "fastest")
-    assert torch.allclose(norm.running_mean, model.first.conv(x).mean((0, 2, 3)))
+    twin = copy.deepcopy(model)
+    assert torch.allclose(run(model, x, way), run(twin, x, "masked"))
+    wanted = twin.get_submodule(layer).norm
+    assert torch.allclose(norm.running_mean, wanted.running_mean)
+    assert torch.allclose(norm.running_var, wanted.running_var)
+    assert norm.num_batches_tracked == (0 if layer == "depthwise" and not depthwise else 1)
 
 
 def test_copies_have_wires_of_their_own() -> None:

@@ -2,25 +2,18 @@
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from squeeze.kernels.native import Code, GatedCall, GatedLayer, GatedSite, code, extension
+from squeeze.kernels.native import Code, GatedCall, GatedLayer, GatedSite, code
 
 LANES = 16
 """The controller's weights end in zeros up to a multiple of these floats: the longest vector."""
 SIZES = 64
 """Of inputs that a thread remembers."""
-
-Place = tuple[dict[str, Any], str, Any]
-"""A dict, a key, and what is found there."""
-Seen = tuple[dict[str, Any], str, Any, int | None, int | None]
-"""A place, and for a tensor its version and address."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,71 +58,6 @@ def why_not(operands: GatedOperands) -> str:
     return ""
 
 
-class KeptFilters:
-    """A convolution that its module keeps prepared while its tensors do not change; not copied with the module.
-
-    Attributes:
-        filters: The convolution as it was when it was last prepared; None if no native kernel can compute it.
-    """
-
-    def __init__(self) -> None:
-        self.filters: Filters | None = None
-        self._seen: tuple[Seen, ...] = ()
-        self._same = same
-
-    def __deepcopy__(self, memo: Any) -> "KeptFilters":
-        return KeptFilters()
-
-    def __reduce__(self) -> Any:
-        return KeptFilters, ()
-
-    def get(
-        self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
-    ) -> "Filters | None":
-        """The convolution, prepared anew if a tensor has changed; None if no native kernel can compute it.
-
-        Args:
-            operands: Makes the convolution, where it is needed; None if there is none to be made.
-            places: Says where the tensors are that it is made of, and the modules that hold them, all of which may be
-                changed or replaced; tensors made in inference mode do not say when they are.
-        """
-        return self.filters if self.unchanged() else self._prepared(operands, places)
-
-    def unchanged(self) -> bool:
-        """It is prepared, and no tensor has changed since: with small layers this is a good part of a call."""
-        return self._same(self._seen) and bool(self._seen)
-
-    def _prepared(
-        self, operands: Callable[[], GatedOperands | None], places: Callable[[], Iterable[Place]]
-    ) -> "Filters | None":
-        try:
-            seen = tuple([(*place, *version_and_address(place[2])) for place in places()])
-        except RuntimeError:
-            return None
-        made = operands() if seen else None
-        native = None if made is None or why_not(made) else code()
-        self.filters = None if made is None or native is None else Filters(made, native)
-        module = extension()
-        self._seen, self._same = seen, same if module is None else module.unchanged
-        return self.filters
-
-
-def same(seen: tuple[Seen, ...]) -> bool:
-    """All is where it was, and tensors have the version that they had, at the address that they had."""
-    try:
-        return all(
-            own[name] is value and (pointer is None or (value._version == version and value.data_ptr() == pointer))
-            for own, name, value, version, pointer in seen
-        )
-    except KeyError:
-        return False
-
-
-def version_and_address(value: Any) -> tuple[int | None, int | None]:
-    """Of a tensor."""
-    return (value._version, value.data_ptr()) if isinstance(value, Tensor) else (None, None)
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Ready:
     """What calls for inputs of one batch and size in one thread have in common.
@@ -139,8 +67,8 @@ class Ready:
         at: Its address.
         shape: Of an output with all filters.
         strides: Of that.
-        logits: (batch, N), written by each call.
-        rows: (N,) int64, written by each call.
+        logits: (batch, N), written by each call if there is a controller.
+        rows: (N,) int64, all at first; written likewise.
         first: The first so many of `rows`, by how many.
     """
 
@@ -188,6 +116,7 @@ class Filters:
         self._arrays = {"weight": operands.weight.detach().contiguous()}
         if operands.bias is not None:
             self._arrays["bias"] = operands.bias.detach().contiguous()
+        self._decides = operands.controller is not None
         if operands.controller is not None:
             self._arrays |= self._controller(*operands.controller)
         for name, tensor in self._arrays.items():
@@ -229,8 +158,9 @@ class Filters:
 
     def logits(self, x: Tensor, present: Tensor | None) -> Tensor:
         """(batch, N) what the controller says."""
+        self._require_controller()
         x, present = self._read(x, present)
-        call, logits = self._call(x, present), self._room(x)
+        call, logits = self._call(x, present), x.new_empty(x.shape[0], self._layer.filters)
         call.logits = logits.data_ptr()
         self._code.run_gated("logits", self._layer, call, torch.get_num_threads())
         return logits
@@ -247,6 +177,29 @@ class Filters:
         Raises:
             ValueError: If the input or `present` do not fit the convolution, or it has no controller.
         """
+        self._require_controller()
+        y, ready, on = self._run(x, present, scatter)
+        count = on or 1
+        if not scatter and count < ready.shape[1]:
+            batch, _, height, width = ready.shape
+            y.resize_(batch, count, height, width)
+        rows = ready.first.get(count)
+        if rows is None:
+            rows = ready.first[count] = ready.rows[:count]
+        return y, ready.logits, rows, on
+
+    def read(self, x: Tensor, present: Tensor | None) -> Tensor:
+        """All filters of a convolution without a controller, (batch, N, H', W'): `convolve` by a shorter road.
+
+        Raises:
+            ValueError: If the input or `present` do not fit the convolution, or it has a controller.
+        """
+        if self._decides:
+            raise ValueError("Filters: must have no controller to be read as a whole, got one; call gated.")
+        return self._run(x, present, False)[0]
+
+    def _run(self, x: Tensor, present: Tensor | None, scatter: bool) -> tuple[Tensor, Ready, int]:
+        """With room for all filters; and how many are on."""
         come = None
         if present is not None:
             present = _listed(present, "present")
@@ -256,24 +209,18 @@ class Filters:
         ready = self._readied.known.get((batch, height, width))
         if ready is None:
             ready = self._ready(x)
-        shape = ready.shape
-        y = torch.empty_strided(shape, ready.strides)
+        y = torch.empty_strided(ready.shape, ready.strides)
         on = self._gated(ready.at, x.data_ptr(), y.data_ptr(), come, reads, scatter, torch.get_num_threads())
         if on < 0:
             raise self._code.refused(on, self._layer)
-        count = on or 1
-        if not scatter and count < shape[1]:
-            y.resize_(batch, count, shape[2], shape[3])
-        rows = ready.first.get(count)
-        if rows is None:
-            rows = ready.first[count] = ready.rows[:count]
-        return y, ready.logits, rows, on
+        return y, ready, on
 
     def _ready(self, x: Tensor) -> Ready:
         known, batch, filters = self._readied.known, x.shape[0], self._layer.filters
-        call, logits = self._call(x, None), self._room(x)
-        rows = torch.empty_like(self._all)
-        call.logits, call.rows = logits.data_ptr(), rows.data_ptr()
+        call, logits, rows = self._call(x, None), x.new_empty(batch, filters), self._all.clone()
+        call.rows, call.count = rows.data_ptr(), filters
+        if self._decides:
+            call.logits = logits.data_ptr()
         site = self._code.site(self._layer, call)
         height, width = call.out_height, call.out_width
         strides = (filters * height * width, height * width, width, 1)
@@ -283,12 +230,11 @@ class Filters:
         known[batch, x.shape[2], x.shape[3]] = ready
         return ready
 
-    def _room(self, x: Tensor) -> Tensor:
-        if "reduce" not in self._arrays:
+    def _require_controller(self) -> None:
+        if not self._decides:
             raise ValueError(
                 "Filters: must have a controller to give logits, got none; give its weights in GatedOperands."
             )
-        return x.new_empty(x.shape[0], self._layer.filters)
 
     def _read(self, x: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The input and the list of its channels, as the kernel reads them."""

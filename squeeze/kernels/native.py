@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-LAYOUT = 5
+LAYOUT = 6
 """Of the structures below; a kernel that was built for another is not called."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 

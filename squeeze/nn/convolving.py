@@ -8,7 +8,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from squeeze.errors import InputError
-from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters, Place
+from squeeze.kernels.gated import Filters, GatedOperands
+from squeeze.kernels.kept import KeptFilters, Place
 from squeeze.nn.folding import Folded
 from squeeze.nn.gates import Sent, Wire, asked_for
 from squeeze.nn.speeds import Speeds
@@ -35,6 +36,12 @@ class Convolving(nn.Module):
         self.source: Wire | None = None
         self.sink: Wire | None = None
         self._folded, self._native, self.speeds = Folded(), KeptFilters(), Speeds()
+
+    @property
+    def learning(self) -> bool:
+        """In train mode, or its batch norm is, whose statistics must then see all that it normalises."""
+        norm = self._modules["norm"]
+        return self.training or (norm is not None and norm.training)
 
     def filters(self, x: Tensor, rows: Tensor | None, present: Tensor | None) -> Tensor:
         """Some filters of some channels, by PyTorch, in eval mode: (B, c, H, W) to (B, n, H', W'); None for all."""

@@ -111,11 +111,16 @@ class Speeds:
 
     def fastest(self, x: Tensor, ways: Mapping[str, Callable[[], Tensor]]) -> str:
         """Which of several ways is the fastest for narrow inputs like this one."""
-        key = _key(x, True)
-        if key not in self._known:
+        found = self.chosen(x)
+        if found is None:
             best = _best(ways)
-            self._known[key] = min(best, key=lambda name: best[name])
-        return str(self._known[key])
+            found = self._known[_key(x, True)] = min(best, key=lambda name: best[name])
+        return found
+
+    def chosen(self, x: Tensor) -> str | None:
+        """What `fastest` found for inputs like this one; None if it was not asked."""
+        found: str | None = self._known.get(_key(x, True))
+        return found
 
 
 def seconds(way: Callable[[], Tensor]) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from squeeze.kernels import gated, native
-from squeeze.kernels.gated import Filters, GatedOperands, KeptFilters, why_not
+from squeeze.kernels.gated import Filters, GatedOperands, why_not
+from squeeze.kernels.kept import KeptFilters, same, version_and_address
 
 CODES = [name for name in ("avx512", "avx2", "neon", "portable") if native.code(name) is not None]
 LISTS = st.sampled_from(["none", "one", "half", "all", "every"])
@@ -106,6 +107,35 @@ def test_filters_that_are_listed(name: str, geometry: Any, channels: Any, lists:
         kept = wanted[:, rows]
         wanted = spread(kept, rows, channels[0]) if scatter else kept
     assert close(Filters(of, native.code(name)).convolve(x, rows, present, scatter), wanted)
+
+
+@pytest.mark.parametrize("name", CODES)
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.tuples(st.integers(1, 40), st.integers(1, 70)),
+    lists=st.lists(LISTS, min_size=1, max_size=3),
+    size=st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(1, 20)),
+)
+def test_all_filters_of_one_input_after_the_other(name: str, channels: Any, lists: Any, size: Any) -> None:
+    of = replace(operands(*channels), controller=None)
+    filters = Filters(of, native.code(name))
+    for number, which in enumerate(lists):
+        there = listed(which, channels[1], number)
+        x = torch.randn(size[0], channels[1] if there is None else len(there), *size[1:])
+        assert close(filters.read(x, there), convolved(spread(x, there, channels[1]), of))
+
+
+def test_only_what_has_no_controller_is_read_as_a_whole() -> None:
+    x = torch.randn(1, 7, 8, 8)
+    with pytest.raises(ValueError, match="must have no controller"):
+        Filters(operands(), native.code()).read(x, None)
+    without = Filters(replace(operands(), controller=None), native.code())
+    for call in (without.logits, lambda x, present: without.gated(x, present, False)):
+        with pytest.raises(ValueError, match="must have a controller"):
+            call(x, None)
+    with pytest.raises(ValueError, match="present must ascend"):
+        without.read(x, torch.tensor([6, 5, 4, 3, 2, 1, 0]))
+    assert close(without.read(x, None), convolved(x.double(), replace(operands(), controller=None)))
 
 
 @pytest.mark.parametrize("name", CODES)
@@ -250,22 +280,22 @@ def test_what_is_kept_follows_its_tensors_and_is_not_copied() -> None:
     assert KeptFilters().get(lambda: of, lambda: [({"weight": inferred}, "weight", inferred)]) is None
 
 
-@pytest.mark.parametrize("same", [gated.same, getattr(native.extension(), "unchanged", gated.same)])
-def test_what_has_changed_is_seen(same: Any) -> None:
+@pytest.mark.parametrize("as_before", [same, getattr(native.extension(), "unchanged", same)])
+def test_what_has_changed_is_seen(as_before: Any) -> None:
     held: dict[str, Any] = {"tensor": torch.zeros(3), "none": None}
-    seen = tuple((held, name, value, *gated.version_and_address(value)) for name, value in held.items())
-    assert same(seen) and same(())
+    seen = tuple((held, name, value, *version_and_address(value)) for name, value in held.items())
+    assert as_before(seen) and as_before(())
     held["none"] = held["tensor"]
-    assert not same(seen)
+    assert not as_before(seen)
     del held["none"]
-    assert not same(seen)
+    assert not as_before(seen)
     held["none"] = None
-    assert same(seen)
+    assert as_before(seen)
     held["tensor"].data = torch.ones(3)
-    assert not same(seen)
+    assert not as_before(seen)
     held["tensor"].data = seen[0][2].data
     held["tensor"].add_(1)
-    assert not same(seen)
+    assert not as_before(seen)
 
 
 def test_the_module_refuses_what_it_is_not_made_for() -> None:

@@ -9,7 +9,7 @@
 namespace squeeze {
 
 // Counts up when what follows changes, or what it means; squeeze/kernels/native.py refuses a kernel of another number.
-constexpr int64_t LAYOUT = 5;
+constexpr int64_t LAYOUT = 6;
 
 // A part of a layer whose centroids and weights stay in the second-level cache while all tiles of a band are computed.
 struct Stage {

@@ -112,7 +112,7 @@ EXPORTED int64_t squeeze_gated_rows(const char* name, const GatedLayer* layer, c
 }
 
 // Logits, then those filters that they leave on; returns for how many filters some logit is above 0. These are then in
-// `call.rows`, or filter 0 alone if there are none.
+// `call.rows`, or filter 0 alone if there are none. Without a controller: the `call.count` filters that are there.
 EXPORTED int64_t squeeze_gated_conv2d(const GatedSite* site, const float* input, float* output, const int64_t* present,
                                       int64_t reads, int64_t scatter, int64_t threads) {
     const Code* code = squeeze::code_named(site->code);
@@ -123,9 +123,10 @@ EXPORTED int64_t squeeze_gated_conv2d(const GatedSite* site, const float* input,
     call.present = present;
     call.reads = reads;
     call.scatter = scatter;
-    if (const int64_t status = wrong(code, layer, call, 0)) return status;
-    find_logits(*code, layer, call, threads);
-    const bool any = find_rows(layer, call);
+    const bool decides = layer.reduce;
+    if (const int64_t status = wrong(code, layer, call, decides ? 0 : call.count)) return status;
+    if (decides) find_logits(*code, layer, call, threads);
+    const bool any = !decides || find_rows(layer, call);
     convolve(*code, layer, call, threads);
     return any ? call.count : 0;
 }
