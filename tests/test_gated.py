@@ -303,6 +303,52 @@ def test_another_size_than_the_one_measured_runs() -> None:
         assert torch.allclose(run(model, x, "fastest"), run(model, x, "masked"), atol=1e-11)
 
 
+@pytest.mark.parametrize("way", ["masked", "conditional", "apart", "fastest"])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_no_samples(way: Any, depthwise: bool) -> None:
+    """As come to a detector's heads where it finds nothing."""
+    assert run(chain(0, depthwise=depthwise), torch.zeros(0, 3, 8, 8, dtype=torch.float64), way).shape == (0, 4, 4, 4)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_kernel_asks_nobody_for_the_default_precision(
+    default: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = chain(0, depthwise=True).float(), torch.randn(1, 3, 8, 8)
+    monkeypatch.setattr(Speed, "best", lambda speed, share: ("native" if "native" in speed.lines else ALL, 0.0))
+    monkeypatch.setattr(Speeds, "fastest", lambda speeds, x, ways: "native")
+    monkeypatch.setattr(Speeds, "chosen", lambda speeds, x: "native")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = [run(model, x, "fastest") for _ in range(2)]
+    finally:
+        torch.set_default_dtype(before)
+    for y in found:
+        assert y.dtype is torch.float32
+        assert torch.allclose(y, run(model, x, "masked"), atol=1e-4)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_reader_has_gradients_where_its_gate_had_none(depthwise: bool) -> None:
+    """A frozen trunk in no_grad hands on fewer channels; the head behind it learns, in eval mode, too."""
+    model, x = chain(0, depthwise=depthwise), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    gradients = []
+    for way in ("masked", "conditional"):
+        with torch.no_grad(), computing(way):
+            y = torch.relu(model.first(x))
+        y = torch.relu(model.depthwise(y)) if depthwise else y
+        with torch.no_grad(), computing(way):
+            z = torch.relu(model.second(y.detach()))
+        model.zero_grad()
+        (model.third(z).square().sum() + (y.square().sum() if depthwise else 0)).backward()
+        learning = (model.third, *([model.depthwise] if depthwise else []))
+        gradients.append([p.grad.clone() for part in learning for p in part.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+        assert one.abs().max() > 0
+
+
 def test_compiled_and_in_inference_mode() -> None:
     model, x = chain(0), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     with torch.inference_mode():

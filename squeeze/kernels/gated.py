@@ -104,7 +104,7 @@ class Filters:
         filters, channels, *kernel = operands.weight.shape
         self.depthwise = operands.groups > 1
         self._channels = filters if self.depthwise else channels
-        self._code, self._all, self._gated = native, torch.arange(filters), native.gated
+        self._code, self._all, self._gated = native, torch.arange(filters, device="cpu"), native.gated
         self._layer = GatedLayer(filters=filters, channels=self._channels, depthwise=self.depthwise)
         for name, pair in (
             ("kernel", kernel),
@@ -209,7 +209,7 @@ class Filters:
         ready = self._readied.known.get((batch, height, width))
         if ready is None:
             ready = self._ready(x)
-        y = torch.empty_strided(ready.shape, ready.strides)
+        y = x.new_empty_strided(ready.shape, ready.strides)  # whatever the defaults for new tensors are
         on = self._gated(ready.at, x.data_ptr(), y.data_ptr(), come, reads, scatter, torch.get_num_threads())
         if on < 0:
             raise self._code.refused(on, self._layer)

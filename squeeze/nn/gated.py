@@ -50,7 +50,7 @@ class GatedConv2d(Convolving):
         present = None if sent is None else sent.present
         exporting = torch.compiler.is_exporting()
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
-        if learning or (whole and not exporting):
+        if learning or (not exporting and (whole or not len(x))):  # of no samples there is nothing to be skipped
             return self._masked(self.plain(x, present), self.gate(x, present))
         if exporting or asked_for() != "fastest" or is_in_torch_dispatch_mode():
             logits = self._told(self.gate(x, present))
@@ -177,7 +177,7 @@ class GatedConv2d(Convolving):
 
         def natively(share: float) -> Callable[[], Tensor]:
             assert native is not None  # noqa: S101 - for the type checker
-            rows = torch.arange(max(1, round(share * count)))
+            rows = torch.arange(max(1, round(share * count)), device=x.device)
             return lambda: (logits(), native.convolve(x, rows, present, self.sink is None))[1]
 
         def everything(share: float) -> Callable[[], Tensor]:
@@ -241,7 +241,8 @@ class ReadingConv2d(Convolving):
                 return y
         sent = self.sent(x)
         present = None if sent is None else sent.present
-        return self.plain(x, present) if learning or present is None else self.quickest(x, None, present)
+        whole = learning or present is None or torch.is_grad_enabled()  # folded weights have no gradients
+        return self.plain(x, present) if whole else self.quickest(x, None, present)
 
     def _natively(self, x: Tensor) -> Tensor | None:
         """By the kernel, if that was measured to be the fastest: a second, quicker road to what `quickest` does."""
@@ -267,7 +268,7 @@ class FollowingConv2d(Convolving):
         sent = self.sent(x)
         if sent is None:
             raise InputError("FollowingConv2d: must run after the gated convolution before it; run the whole model.")
-        if self.learning and sent.present is not None:
+        if (self.learning or torch.is_grad_enabled()) and sent.present is not None:
             x, sent = _scattered(x, sent.present, sent.code), Sent(sent.logits, soft=sent.soft)
         if self.sink is not None:
             self.sink.send(sent)
