@@ -118,13 +118,13 @@ def compress(
         before = _measured(dense, task)
         small, plan, structure, history = _searched(model, passes, task, run)
         reestimate_batchnorm(small, task)
-        _keep(passes[:-1], small, task, history)
+        _keep(passes, len(passes) - 1, small, task, history)
         cut = Measured(processes.agreed(task.evaluate(small.eval(), "test")))
         if finetuning.epochs and _has_data(task):
             objectives = [chosen.objective for chosen in passes]
             small, epochs = finetune(small, dense, task, finetuning, objectives, run)
             history.append((finetuning.name, epochs))
-            _keep(passes, small, task, history)
+            _keep(passes, len(passes), small, task, history)
     times = _timed({"before": dense, "after": small.eval()}, task)
     before, after = replace(before, latency=(times["before"],)), _measured(small, task)
     stages = Stages(before, replace(after, latency=(times["after"],)), cut)
@@ -151,10 +151,13 @@ def _searched(
     return small, plan, structures[0], history
 
 
-def _keep(passes: Sequence[Pass], small: nn.Module, task: Task, history: list[Any]) -> None:
-    """Let passes keep what they promised, now that others have moved the weights; the history tells how it went."""
-    for number, chosen in enumerate(passes):
-        if isinstance(chosen, Keeps):
+def _keep(passes: Sequence[Pass], count: int, small: nn.Module, task: Task, history: list[Any]) -> None:
+    """Let the first so many passes keep what they promised, now that others have moved the weights.
+
+    The history tells how it went. What a pass promised no longer holds where it ran again, with other settings.
+    """
+    for number, chosen in enumerate(passes[:count]):
+        if isinstance(chosen, Keeps) and chosen.name not in [later.name for later in passes[number + 1 :]]:
             name, told = history[number]
             history[number] = (name, {**told, **chosen.keep(small, task)})
 

@@ -11,7 +11,7 @@ from squeeze.counting import ModuleCounter, PeakMemory
 from squeeze.errors import InputError
 from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing
 from squeeze.parity import batch_of
-from squeeze.task import Inputs, call, tensors_of
+from squeeze.task import Inputs, call, tensors_of, widened
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class GateCosts:
             codes: (B, N) of each gate.
             reading: Readers that need not read what is off do not; False counts the filters alone.
         """
-        on = [code.mean(1) for code in codes]
+        on = [widened(code).mean(1) for code in codes]  # millions are multiplied by it
         saved = torch.zeros_like(on[0])
         for site, here in zip(self.sites, on, strict=True):
             read = on[site.source] if reading and site.source >= 0 else torch.ones_like(here)

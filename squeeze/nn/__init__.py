@@ -5,6 +5,7 @@ from squeeze.nn.absent import Moved as Moved
 from squeeze.nn.absent import Passing as Passing
 from squeeze.nn.absent import Removed as Removed
 from squeeze.nn.clustered import ClusteredConv2d as ClusteredConv2d
+from squeeze.nn.convolving import partly_computed as partly_computed
 from squeeze.nn.convolving import with_norms_folded as with_norms_folded
 from squeeze.nn.duties import CountsMacs as CountsMacs
 from squeeze.nn.duties import HasWays as HasWays

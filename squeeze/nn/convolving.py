@@ -137,6 +137,14 @@ def with_norms_folded(model: nn.Module) -> nn.Module:
     return model
 
 
+def partly_computed(model: nn.Module) -> frozenset[nn.Module]:
+    """The convolutions of which modules of ours take filters and channels past their forward: they stay what they are.
+
+    A later pass may cut them, but not put others in their place.
+    """
+    return frozenset(layer.conv for layer in model.modules() if isinstance(layer, Convolving))
+
+
 def quick() -> bool:
     """Nothing is recorded, counted or traced, and nobody asked for another way than the fastest."""
     return not (

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 from torch import nn
 
-from squeeze.nn import reading_dim
+from squeeze.nn import partly_computed, reading_dim
 from squeeze.structure.parts import Edge
 from squeeze.structure.run import Record
 
@@ -40,9 +40,9 @@ def _selecting_layers(record: Record, model: nn.Module) -> dict[tuple[str, int],
     names: dict[int, int] = defaultdict(int)
     for _, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)] += 1
-    found = {}
+    found, gated = {}, partly_computed(model)
     for name, module in model.named_modules():
-        dim = reading_dim(module) if name else None
+        dim = reading_dim(module) if name and module not in gated else None
         if dim is not None and users[f"{name}.weight"] == {name} and names[id(module.weight)] == 1:
             found[f"{name}.weight", dim] = name
     return found

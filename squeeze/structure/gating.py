@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from squeeze.nn import partly_computed
 from squeeze.structure.bodies import Graph
 from squeeze.structure.parts import Gateable
 
@@ -27,7 +28,8 @@ class _Finder:
         self._graph, self._calls = graph, graph.record.tape.calls
         names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
         called = Counter(call.name for call in graph.record.calls)
-        self._single = {n: m for n, m in model.named_modules() if called[n] == 1 and names[id(m)] == 1 and n}
+        once, gated = {n: m for n, m in model.named_modules() if called[n] == 1 and n}, partly_computed(model)
+        self._single = {n: m for n, m in once.items() if names[id(m)] == 1 and m not in gated}
 
     def at(self, number: int) -> Gateable | None:
         """What op `number` is, if it can be gated."""
@@ -53,13 +55,12 @@ class _Finder:
         """Name and module of the convolution that is op `number`, if that is all there is to it."""
         call, ran = self._calls[number], self._graph.ops[number]
         module = self._single.get(call.module)
-        if call.name != "convolution" or type(module) is not nn.Conv2d or "forward" in vars(module):
+        if call.name != "convolution" or type(module) is not nn.Conv2d or not _as_torch_made_it(module):
             return None
         weight = f"{call.module}.weight"
         if ran.parameters[1:2] != (weight,) or self._graph.uses[weight] != {number}:
             return None
-        hooks = module._forward_hooks or module._forward_pre_hooks
-        own = isinstance(module._parameters.get("weight"), nn.Parameter) and not hooks
+        own = isinstance(module._parameters.get("weight"), nn.Parameter)
         return (call.module, module) if own else None
 
     def _norm(self, number: int) -> tuple[str, int]:
@@ -69,7 +70,7 @@ class _Finder:
             return "", number
         name = self._calls[users[0]].module
         module = self._single.get(name)
-        if type(module) is not nn.BatchNorm2d or module.running_mean is None:
+        if type(module) is not nn.BatchNorm2d or module.running_mean is None or not _as_torch_made_it(module):
             return "", number
         return name, users[0]
 
@@ -106,6 +107,11 @@ class _Finder:
         if conv is None or conv[1].groups != 1:
             return "", ""
         return conv[0], self._norm(number)[0]
+
+
+def _as_torch_made_it(module: nn.Module) -> bool:
+    """No hook has a say in what it computes, and its forward is its class's: it may be folded, or computed in part."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _spatial(call: object) -> bool:

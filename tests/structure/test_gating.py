@@ -1,6 +1,7 @@
 """Which convolutions can be gated, and what a trace says of those around them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -153,6 +154,22 @@ def test_gated_as_it_says_skipped_is_masked(make: Callable[[], nn.Module]) -> No
 def test_ignored_layers_are_not_gated() -> None:
     structure = squeeze.trace(built(Residual), torch.randn(1, 3, 8, 8, dtype=torch.float64)).ignoring(["conv1"])
     assert [site.conv for site in structure.gateable] == ["stem", "conv2"]
+
+
+def _doubled(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def test_a_norm_with_a_hook_or_a_forward_of_its_own_is_not_folded() -> None:
+    """What a hook makes of its output would be lost."""
+    hooked, own = built(Residual), built(Residual)
+    hooked.get_submodule("bn1").register_forward_hook(_doubled)
+    norm = own.get_submodule("bn1")
+    norm.forward = lambda x: 3 * nn.functional.batch_norm(x, norm.running_mean, norm.running_var)
+    for model in (hooked, own):
+        sites = {s.conv: s for s in squeeze.trace(model, torch.randn(1, 3, 8, 8, dtype=torch.float64)).gateable}
+        assert (sites["conv1"].norm, sites["conv1"].reads) == ("", ())
+        assert sites["conv2"].norm == "bn2"
 
 
 def test_a_cast_keeps_channels_apart() -> None:

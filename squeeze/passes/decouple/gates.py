@@ -13,6 +13,7 @@ from squeeze.edits import rewrite
 from squeeze.nn import GatedConv2d, computing
 from squeeze.nn.gates import Computing
 from squeeze.plan import Gate
+from squeeze.randomness import randomness_kept
 from squeeze.structure.groups import Structure, matches
 from squeeze.structure.reference import TOLERANCE, agree
 from squeeze.task import Inputs, call, tensors_of
@@ -42,7 +43,27 @@ def gates_of(
             left_out.append((site.conv, "a gate would cost as much"))
         else:
             gates.append(Gate(site.conv, site.norm, hidden, site.relu, site.follows, site.reads))
-    return tuple(gates), left_out
+    found = _bearable(gates, model, example)
+    refused = {gate.module for gate in gates} - {gate.module for gate in found}
+    return found, left_out + [(name, "the model's code asks more of it than its output") for name in sorted(refused)]
+
+
+def _bearable(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> tuple[Gate, ...]:
+    """The gates with which the model runs: its code may ask a layer for more than its output (its weight's dtype)."""
+    if _runs(gates, model, example):
+        return tuple(gates)
+    alone = [replace(gate, follows=(), reads=()) for gate in gates]
+    pairs = [(gate if _runs([gate], model, example) else own, own) for gate, own in zip(gates, alone, strict=True)]
+    return tuple(gate for gate, own in pairs if gate is not own or _runs([own], model, example))
+
+
+def _runs(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> bool:
+    try:
+        with randomness_kept():
+            _outputs(rewrite(model, gates).eval(), example, "masked")
+    except Exception:  # noqa: BLE001 - whatever the model's code does with layers that are others than before
+        return False
+    return True
 
 
 def proved(gates: Sequence[Gate], model: nn.Module, example: Inputs) -> tuple[Gate, ...]:

@@ -10,9 +10,11 @@ from torch.optim import SGD, Adam, Optimizer
 
 from squeeze import processes
 from squeeze.distill import Distillation
+from squeeze.errors import InputError
 from squeeze.gating.costs import Gated
 from squeeze.modes import in_eval_mode
 from squeeze.nn import Signal, computing, observing
+from squeeze.nn.gates import Seen
 from squeeze.passes.decouple.attribute import Attribute
 from squeeze.passes.decouple.budget import brought_to
 from squeeze.passes.decouple.losses import SideHeads, activity, limiting
@@ -69,10 +71,13 @@ class DecoupleLearner:
             {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        weights = SGD([group for group in groups if group["params"]], lr=settings.lr, momentum=0.9, nesterov=True)
+        groups = [group for group in groups if group["params"]]
         # The gradient of a gate is some thousandth of a weight's, and another one in every layer.
         gates = Adam([*controllers.values(), *self.heads.parameters()], lr=self._rates[1])
-        self.optimizers: Mapping[str, Optimizer] = {"weights": weights, "gates": gates}
+        self.optimizers: Mapping[str, Optimizer] = {"gates": gates}
+        if groups:  # not all is frozen
+            weights = SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+            self.optimizers = {"weights": weights, "gates": gates}
 
     @property
     def progress(self) -> float:
@@ -106,15 +111,17 @@ class DecoupleLearner:
 
     def step(self, update: Update) -> dict[str, float]:
         """One update of everything."""
-        for name, lr in zip(("weights", "gates"), self._rates, strict=True):
-            self.optimizers[name].zero_grad()
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = lr
+        rates = dict(zip(("weights", "gates"), self._rates, strict=True))
+        for name, optimizer in self.optimizers.items():
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name]
         scalars = []
         for part in update.parts:
-            with update.running(part):
-                loss, logged = self._loss(part)
-            update.backward(loss, part)
+            with observing() as seen:  # backward, too: what a network checkpoints runs again, and must do the same
+                with update.running(part):
+                    loss, logged = self._loss(part, seen)
+                update.backward(loss, part)
             scalars.append(logged)
         for optimizer in self.optimizers.values():
             update.step(optimizer)
@@ -126,13 +133,13 @@ class DecoupleLearner:
             self._sum = max(0.0, self._sum)
         return {**means, "lambda": self.weight}
 
-    def _loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, part: Part, seen: Seen) -> tuple[Tensor, dict[str, float]]:
         settings = self.settings
-        with observing() as seen:
-            task = self._base(self.gated.model, part.batch)
-        signals = [last(seen, conv) for conv in self.gated.layers]
+        task = self._base(self.gated.model, part.batch)
+        attribute = self.attribute(part.batch)
+        signals = last(seen, self.gated, len(attribute))
         codes = [signal.code for signal in signals]
-        information = self.heads(codes, self.attribute(part.batch))
+        information = self.heads(codes, attribute)
         limit = limiting(signals)
         share = self.gated.costs.shares(codes).mean()
         sparsity = share if settings.macs is not None else activity(codes, settings.active or 0.0, part.share)
@@ -165,6 +172,17 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def last(seen: Mapping[nn.Module, list[Signal]], conv: nn.Module) -> Signal:
-    """The signal of a gated convolution in the last call of the model."""
-    return seen[conv][-1]
+def last(seen: Seen, gated: Gated, samples: int) -> list[Signal]:
+    """The signals of all gated convolutions in the last call of the model.
+
+    Raises:
+        InputError: One did not run, or not once for each sample.
+    """
+    for conv, name in zip(gated.layers, gated.costs.names, strict=True):
+        codes = len(seen[conv][-1].code) if conv in seen else 0
+        if codes != samples:
+            raise InputError(
+                f"Decouple: {name} must have one code for each sample in each step of training, got {codes} for "
+                f"{samples} samples; keep it without a gate (ignore), or switch off what skips it."
+            )
+    return [seen[conv][-1] for conv in gated.layers]

@@ -60,5 +60,5 @@ def activity(codes: Sequence[Tensor], target: float, part: float = 1.0) -> Tenso
         part: How much these samples count among those of all processes. The mean is over all; summed over the
             processes by this weight, their values and gradients are those of one process that has all samples.
     """
-    over = torch.stack([code.sum(1).mean() - target * code.shape[1] for code in codes])
+    over = torch.stack([widened(code).sum(1).mean() - target * code.shape[1] for code in codes])
     return (over * processes.add_up(part * over.detach()).sign()).sum()

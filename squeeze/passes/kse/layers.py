@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from squeeze.errors import InputError
+from squeeze.nn import partly_computed
 from squeeze.nn.input_kernels import distinct_kernels, kernels_of
 from squeeze.nn.packing import LARGEST, code_bytes
 from squeeze.passes.kse.indicator import Importance, importance
@@ -71,9 +72,10 @@ def layers_of(
         macs[op.name] += op.macs
     convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     first = next((op.name for op in structure.costs.ops if op.name in convolutions), "")
-    found, left_out = [], []
+    found, left_out, gated = [], [], partly_computed(model)
     for name, conv in convolutions.items():
-        reason = "it is the first" if name == first else _reason(model, conv, macs[name])
+        skips = "it is gated, or reads what is" if conv in gated else ""
+        reason = "it is the first" if name == first else skips or _reason(model, conv, macs[name])
         if reason or matches(f"{name}.weight", ignore):
             left_out.append((name, reason or "ignored by name"))
             continue
