@@ -234,12 +234,28 @@ def filled(layer: nn.Module) -> None:
     nn.init.constant_(layer.bias, 20)
 
 
+def given_other_memory(first: Any) -> None:
+    """New numbers, at the old address if that can be had."""
+    address = first.conv.weight.data_ptr()
+    for _ in range(50):
+        first.conv.weight.data = torch.randn_like(first.conv.weight)
+        if first.conv.weight.data_ptr() == address:
+            break
+
+
+def widened(first: Any) -> None:
+    first.conv.padding, first.conv.dilation = (2, 2), (2, 2)
+
+
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "weights": lambda first: first.conv.weight.mul_(2),
     "statistics": lambda first: first.norm.running_mean.add_(1),
     "a gate": lambda first: first.gate.expand.bias.neg_(),
     "a parameter": lambda first: setattr(first.norm, "bias", nn.Parameter(torch.ones(8))),
     "data": lambda first: setattr(first.conv.weight, "data", -first.conv.weight),
+    "memory": given_other_memory,
+    "a setting": widened,
+    "a norm's setting": lambda first: setattr(first.norm, "eps", 5.0),
     "a convolution": lambda first: setattr(first, "conv", stirred(nn.Conv2d(3, 8, 3, padding=1)).float()),
     "a norm": lambda first: setattr(first, "norm", stirred(nn.BatchNorm2d(8)).float()),
     "no norm": lambda first: setattr(first, "norm", None),
@@ -253,13 +269,24 @@ def test_the_native_kernel_follows_what_changes(change: Any, monkeypatch: pytest
     model, x = chain(0).float(), torch.randn(1, 3, 8, 8)
     monkeypatch.setattr(Speed, "best", lambda speed, share: ("native" if "native" in speed.lines else ALL, 0.0))
     model.first.sink = None
-    before = [run(model.first, x, "fastest") for _ in range(2)][1]
+    before = [run(model.first, x, way) for way in ("conditional", "fastest", "fastest")][2]
     with torch.no_grad():
         change(model.first)
-    for _ in range(2):
-        after = run(model.first, x, "fastest")
+    for way in ("conditional", "fastest", "fastest"):
+        after = run(model.first, x, way)
         assert torch.allclose(after, run(model.first, x, "masked"), atol=1e-4)
     assert not torch.allclose(after, before, atol=1e-4)
+
+
+def test_the_native_kernel_follows_a_gate_that_is_parametrized(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = chain(0).float(), torch.randn(1, 3, 8, 8)
+    monkeypatch.setattr(Speed, "best", lambda speed, share: ("native" if "native" in speed.lines else ALL, 0.0))
+    expand: Any = weight_norm(model.first.gate.expand)
+    for _ in range(2):
+        for _ in range(2):
+            assert torch.allclose(run(model, x, "fastest"), run(model, x, "masked"), atol=1e-4)
+        with torch.no_grad():
+            expand.parametrizations.weight.original1.neg_()
 
 
 @pytest.mark.parametrize("layer", ["first", "depthwise", "third"])

@@ -24,6 +24,7 @@ class KeptFilters:
     def __init__(self) -> None:
         self.filters: Filters | None = None
         self._seen: tuple[Seen, ...] = ()
+        self._held: tuple[Tensor, ...] = ()
         self._same = same
 
     def __deepcopy__(self, memo: Any) -> "KeptFilters":
@@ -59,6 +60,8 @@ class KeptFilters:
         native = None if made is None or why_not(made) else code()
         self.filters = None if made is None or native is None else Filters(made, native)
         module = extension()
+        # Memory that is held is not given to other tensors, which would look the same.
+        self._held = tuple(value.detach() for _, _, value, _, _ in seen if isinstance(value, Tensor))
         self._seen, self._same = seen, same if module is None else module.unchanged
         return self.filters
 

@@ -14,7 +14,10 @@ from squeeze.nn.folding import Folded
 from squeeze.nn.gates import Sent, Wire, asked_for
 from squeeze.nn.speeds import Speeds
 
-_MADE_OF = frozenset({"weight", "bias", "running_mean", "running_var"})
+_COUNTS = "num_batches_tracked"
+"""The one tensor of theirs that nothing is computed from in eval mode."""
+_SETTINGS = ("stride", "padding", "dilation", "padding_mode", "groups", "eps")
+"""What convolutions and batch norms compute with besides tensors."""
 
 
 class Convolving(nn.Module):
@@ -66,7 +69,9 @@ class Convolving(nn.Module):
                 if module is not None:
                     modules.append(module._modules)
                     for held in (module._parameters, module._buffers):
-                        yield from ((held, name, value) for name, value in held.items() if name in _MADE_OF)
+                        yield from ((held, name, value) for name, value in held.items() if name != _COUNTS)
+                    said = vars(module)
+                    yield from ((said, name, said[name]) for name in _SETTINGS if name in said)
 
     def _operands(self) -> GatedOperands | None:
         conv = self.conv

@@ -10,8 +10,9 @@ class Folded:
     """Weight and bias of a convolution that computes what it and its batch norm compute in eval mode."""
 
     def __init__(self) -> None:
-        self._state: tuple[int, ...] = ()
+        self._state: tuple[float, ...] = ()
         self._tensors: tuple[Tensor, Tensor | None] | None = None
+        self._held: tuple[Tensor, ...] = ()
 
     def __deepcopy__(self, memo: Any) -> "Folded":
         return Folded()
@@ -26,12 +27,15 @@ class Folded:
         computed = "weight" not in conv._parameters  # by a parametrization, anew each time
         if computed or torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return _folded(conv, norm)
-        tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        made_of = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        tensors = [t for t in made_of if t is not None]
         try:
-            state = tuple([number for t in tensors if t is not None for number in (t.data_ptr(), t._version)])
+            state = (norm.eps, *[number for t in tensors for number in (t.data_ptr(), t._version)])
         except RuntimeError:  # tensors made in inference mode do not say when they change
             return _folded(conv, norm)
         if self._tensors is None or state != self._state:
+            # Memory that is held is not given to other tensors, which would look the same.
+            self._held = tuple(t.detach() for t in tensors)
             self._state, self._tensors = state, _folded(conv, norm)
         return self._tensors
 
