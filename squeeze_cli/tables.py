@@ -247,7 +247,7 @@ def profile_tables(
     """A profile for people."""
     tables: list[RenderableType] = [counted.table(), *([f"Latency: {timed}"] if timed else [])]
     if ways:
-        table = Table("layer", "way", title="How clustered layers are computed")
+        table = Table("layer", "way", title="How layers are computed that have several ways")
         for name, way in ways.items():
             table.add_row(name or "(model)", way)
         tables.append(table)

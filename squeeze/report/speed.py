@@ -93,7 +93,19 @@ def sentences(report: Report) -> tuple[str, ...]:
             said.append(f"In {item.where} it is {slower} ({wording.times(item.ratio)}){paper}.")
     if not found and promised is not None and promised > 1:
         said.append("No latency was measured: so far the saving exists on paper only.")
-    return tuple(said)
+    return (*said, *remedies(report))
+
+
+def remedies(report: Report) -> tuple[str, ...]:
+    """What helps where gates made the model no faster in ONNX Runtime, in a sentence; none where that was done."""
+    slow = any(s.before.backend == "onnxruntime" and s.verdict != "faster" for s in speedups(report))
+    chosen = any(method.settings.get("paying") == "onnx" for method in report.methods)
+    if report.after.by_input is None or not slow or chosen:
+        return ()
+    return (
+        "Gates of small convolutions cost ONNX Runtime more than they spare; --set paying=onnx gates only what is "
+        "measured to be faster there.",
+    )
 
 
 def _paper(stage: Stage) -> int | None:

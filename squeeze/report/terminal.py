@@ -6,7 +6,7 @@ from rich.text import Text
 
 from squeeze.report import wording
 from squeeze.report.data import Report
-from squeeze.report.speed import one_input, promise, speedups
+from squeeze.report.speed import one_input, promise, remedies, speedups
 
 FORMATS = {"onnx": "ONNX file", "safetensors": "weights (safetensors)"}
 
@@ -48,17 +48,23 @@ def summary_table(report: Report) -> Table:
         change = f"{wording.times(pair.ratio)}, {pair.verdict}"
         times = wording.duration(pair.before.median_ms), wording.duration(pair.after.median_ms)
         _row(table, what, *times, change, style="" if pair.verdict == "faster" else "yellow")
+    table.caption = "\n".join(_captions(report)) or None
     return table
+
+
+def _captions(report: Report) -> tuple[str, ...]:
+    spent = report.after.by_input
+    mean = () if spent is None or one_input(report) is None else (f"Mean input: over {spent.words}.",)
+    return (*mean, *remedies(report))
 
 
 def _macs(table: Table, report: Report) -> None:
     """Of the example inputs; first of one input on average, where that hangs on the input."""
     before, after, mean = report.before, report.after, one_input(report)
     what, style = "MACs", ""
-    if mean is not None and after.by_input is not None:
+    if mean is not None:
         first, last = mean
         _row(table, "MACs, mean input", wording.count(first), wording.count(last), _fewer(first / last))
-        table.caption = f"Mean input: over {after.by_input.words}."
         what, style = "  example inputs", "dim"
     ratio = before.macs / after.macs if before.macs and after.macs else None
     _row(table, what, wording.count(before.macs), wording.count(after.macs), _fewer(ratio), style=style)

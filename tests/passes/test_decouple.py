@@ -14,6 +14,7 @@ from squeeze.errors import BudgetError, InputError
 from squeeze.gating.codes import gather
 from squeeze.gating.costs import require_gates
 from squeeze.nn import FollowingConv2d, GatedConv2d, ReadingConv2d, computing, observing
+from squeeze.passes.decouple.attribute import Attribute
 from squeeze.passes.decouple.budget import brought_to
 from squeeze.passes.decouple.gates import proved
 from squeeze.plan import Gate
@@ -184,6 +185,17 @@ def test_finetuning_moves_weights_and_of_the_gates_what_the_budget_needs(
     assert finding.claims[0].after == pytest.approx(float(codes.share.mean()) * finding.claims[0].before, rel=1e-6)
     without, tuned = (task.evaluate(model, "test")["accuracy"] for model in (decoupled.model, result.model))
     assert tuned > without - 0.02
+
+
+def test_of_large_outputs_without_labels_the_attribute_has_a_thousand_values() -> None:
+    conv = nn.Conv2d(1, 2, 1, bias=False)
+    model = nn.Sequential(conv, nn.Flatten())
+    conv.weight.data.copy_(torch.tensor([1.0, -1.0])[:, None, None, None])
+    x = torch.zeros(3, 1, 32, 32)
+    x[0, 0, 0, 0], x[1, 0, 31, 31], x[2, 0, 31, 31] = 1.0, 1.0, -1.0  # largest are features 0, 1023 and 2047 of 2048
+    task = squeeze.DataTask(lambda: model, x[:1], [x])
+    attribute = Attribute(task, model, [x])
+    assert (attribute.classes, attribute(x).tolist()) == (1000, [0, 499, 999])
 
 
 def test_without_labels_the_models_word_is_taken_and_said(

@@ -34,6 +34,23 @@ def test_only_gates_that_pay_and_again_when_resumed(
         settings.search(trained, structure, task, squeeze.Run(tmp_path))
 
 
+def test_where_no_gate_pays_it_names_the_nearest_and_what_to_do_and_measures_anew(
+    trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = a_task()
+    structure = squeeze.trace(trained, task.example_inputs)
+    costs = {24: 1.3, 16: 1.2, 32: 1.1}  # by the number of filters
+    monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: costs[self.conv.out_channels])
+    settings = quick(epochs=1, macs=0.95, paying="pytorch")
+    with pytest.raises(InputError) as told:
+        settings.search(trained, structure, task, squeeze.Run(tmp_path))
+    assert "got none of 4 (nearest to it is wide: it would take 1.10 times as long with a gate)" in str(told.value)
+    assert "1.20 times" not in str(told.value) and "leave paying out" in str(told.value)
+    costs[32] = 0.5  # on a quieter machine
+    found = settings.search(trained, structure, task, squeeze.Run(tmp_path, resume=True))
+    assert [edit.module for edit in found.edits if isinstance(edit, Gate)] == ["wide"]
+
+
 def test_only_gates_that_pay_in_onnx_runtime_and_only_if_the_whole_network_gains(
     trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +76,7 @@ def test_only_gates_that_pay_in_onnx_runtime_and_only_if_the_whole_network_gains
         settings.search(trained, structure, task, squeeze.Run(tmp_path))
 
 
-def test_every_gate_is_measured_as_exported() -> None:
+def test_every_gate_is_measured_as_exported(capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
     model = nn.Sequential(*model, nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)).eval()
     x = torch.randn(1, 3, 10, 10)
@@ -68,6 +85,7 @@ def test_every_gate_is_measured_as_exported() -> None:
     assert [gate.reads for gate in gates] == [(("4", ""),), ()]
     found, left_out = paying(gates, model, x, 0.5, "onnx")
     assert sorted([gate.module for gate in found] + [name for name, _ in left_out]) == ["0", "4"]
+    assert "measures in ONNX Runtime where gates pay" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [True, "", "tensorrt"])

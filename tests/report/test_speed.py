@@ -1,8 +1,8 @@
 from dataclasses import replace
 
-from squeeze.report.data import Stage, Timing
+from squeeze.report.data import Method, Stage, Timing
 from squeeze.report.speed import Speedup, headline, promise, sentences, speedups
-from tests.report.sample import report, timing
+from tests.report.sample import gated, report, timing
 
 
 def test_faster_and_slower_need_quartiles_apart() -> None:
@@ -48,3 +48,14 @@ def test_what_the_papers_count_is_what_is_promised() -> None:
 def test_a_model_that_was_not_cut_promises_nothing() -> None:
     made = report()
     assert sentences(replace(made, after=replace(made.before, latency=()))) == ()
+
+
+def test_gates_that_onnx_runtime_gains_nothing_from_are_called_so_with_what_helps() -> None:
+    fast = gated()
+    slow = replace(fast, after=replace(fast.after, latency=(timing(3.0),)))
+    assert sentences(slow)[-1].startswith(
+        "Gates of small convolutions cost ONNX Runtime more than they spare; --set pay"
+    )
+    chosen = replace(slow, methods=(Method("decouple", {"paying": "onnx"}),))
+    without = replace(report(), after=replace(report().after, latency=(timing(3.0),)))
+    assert not any("paying" in line for other in (fast, chosen, without) for line in sentences(other))

@@ -1,11 +1,12 @@
 import io
+from dataclasses import replace
 
 from rich.cells import cell_len
 from rich.console import Console
 
 from squeeze.report import Report, summary_table
 from squeeze.report.data import Origin, Stage
-from tests.report.sample import gated, report
+from tests.report.sample import gated, report, timing
 
 
 def shown(made: Report) -> list[str]:
@@ -32,6 +33,14 @@ def test_of_gates_the_mean_over_inputs_comes_first() -> None:
     place = rows.index("MACs, mean input 41.2 M 20.6 M 2.00× fewer")
     assert rows[place + 1] == "example inputs 82.4 M 41.2 M 2.00× fewer"
     assert "Mean input: over 143 held-out inputs." in rows
+    assert max(map(cell_len, lines)) <= 80
+
+
+def test_gates_that_are_slower_in_onnx_runtime_come_with_what_helps() -> None:
+    made = gated()
+    slow = replace(made, after=replace(made.after, latency=(timing(3.0),)))
+    lines = shown(slow)
+    assert "--set paying=onnx" in " ".join(" ".join(lines).split())
     assert max(map(cell_len, lines)) <= 80
 
 

@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from squeeze.errors import InputError
 from squeeze.task import Batch, Task, device_of, labels_of
 
+MOST = 1000
+"""Values of the attribute where there are no labels: of outputs that are maps, each of millions would be a class."""
+
 
 class Attribute:
     """The attribute a of each sample.
 
     Args:
         task: May know labels.
-        baseline: Frozen, in eval mode; its largest feature is the label where there is none.
+        baseline: Frozen, in eval mode; its largest feature is the label where there is none; of more than a thousand
+            features, the stretch of neighbours in which that lies.
         batches: Some data.
 
     Attributes:
@@ -34,12 +38,16 @@ class Attribute:
             raise InputError("Decouple: needs data to learn its gates from, got none; pass data=....")
         batch = send_to_device(first, device_of(baseline))
         self.labelled = labels_of(task, batch) is not None
-        self.classes = max(2, self._features(batch).shape[1])
+        features = self._features(batch).shape[1]
+        self.classes = max(2, features if self.labelled else min(features, MOST))
 
     def __call__(self, batch: Batch) -> Tensor:
         """(B,) int64."""
         labels = labels_of(self._task, batch) if self.labelled else None
-        return self._features(batch).argmax(1) if labels is None else labels
+        if labels is not None:
+            return labels
+        features = self._features(batch)
+        return features.argmax(1) * self.classes // features.shape[1]
 
     def _features(self, batch: Batch) -> Tensor:
         with torch.no_grad():

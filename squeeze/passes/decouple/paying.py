@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -18,10 +19,13 @@ from squeeze.nn import GatedConv2d, computing
 from squeeze.nn.convolving import Convolving
 from squeeze.passes.decouple.gates import proved
 from squeeze.plan import Gate
+from squeeze.progress import say
 from squeeze.randomness import randomness_kept
 from squeeze.task import Inputs, call
 
 Runtime = Literal["pytorch", "onnx"]
+NAMES: Mapping[Runtime, str] = MappingProxyType({"pytorch": "PyTorch", "onnx": "ONNX Runtime"})
+"""As people write them."""
 PAYS = 0.97
 """A gated convolution must take less than so many times as long as without a gate."""
 STRICTER = (PAYS, 0.85, 0.7)
@@ -38,7 +42,7 @@ LeftOut = list[tuple[str, str]]
 def paying(
     gates: Sequence[Gate], model: nn.Module, example: Inputs, share: float, runtime: Runtime
 ) -> tuple[tuple[Gate, ...], LeftOut]:
-    """The gates with which convolutions run faster on this machine; and what is left out, with its figure.
+    """The gates with which convolutions run faster on this machine; and what is left out, the nearest to it first.
 
     In PyTorch, what readers save besides is not counted. In ONNX Runtime each convolution is exported with those that
     read it; then the network, with the gates that pay: it must be faster, too.
@@ -59,12 +63,17 @@ def paying(
         if runtime == "pytorch":
             cost = {n: s.layer.cost(s.input, share) for n, s in seen.items() if isinstance(s.layer, GatedConv2d)}
         else:
+            say(
+                f"decouple: measures in {NAMES[runtime]} where gates pay: each different one of {len(gates)} "
+                "convolutions, then the whole network, is exported and timed; that may take minutes."
+            )
             cost = _exported(gates, model, seen, share)
         found = tuple(gate for gate in gates if cost[gate.module] <= PAYS)
-        left_out = [(name, f"it would take {c:.2f} times as long with a gate") for name, c in cost.items() if c > PAYS]
+        slower = sorted((c, name) for name, c in cost.items() if c > PAYS)
+        left_out = [(name, f"it would take {c:.2f} times as long with a gate") for c, name in slower]
         if runtime == "onnx" and found:
             found, more = _whole(found, cost, model, example, share)
-            left_out += more
+            left_out = more + left_out
     return found, left_out
 
 

@@ -23,7 +23,7 @@ from squeeze.passes.decouple.budget import brought_to, require_reachable
 from squeeze.passes.decouple.findings import finding
 from squeeze.passes.decouple.gates import gates_of, proved
 from squeeze.passes.decouple.learner import DecoupleLearner
-from squeeze.passes.decouple.paying import Runtime, paying
+from squeeze.passes.decouple.paying import NAMES, Runtime, paying
 from squeeze.plan import Gate, Plan, Step
 from squeeze.progress import say
 from squeeze.randomness import randomness_kept, seed_all
@@ -115,7 +115,7 @@ class Decouple:
         """Train a gated copy of the model.
 
         Raises:
-            InputError: There is no data, or no convolution that can be gated.
+            InputError: There is no data, no convolution that can be gated, or none where it pays.
             BudgetError: The budget cannot be reached.
         """
         structure = structure.ignoring(self.ignore)
@@ -123,6 +123,13 @@ class Decouple:
         if self.paying is not None and gates:
             gates, slower = self._paying(self.paying, gates, model, task, run)
             left_out += slower
+            if not gates:
+                raise InputError(
+                    f"Decouple: paying={self.paying} must find a convolution that is faster with a gate, got none of "
+                    f"{len(slower)} (nearest to it is {slower[0][0]}: {slower[0][1]}); leave paying out to gate all, "
+                    f"which saves MACs but hardly time in {NAMES[self.paying]}, or choose a pass that makes "
+                    "layers smaller, such as gal."
+                )
         if not gates:
             reasons = "; ".join(dict.fromkeys(reason for _, reason in left_out)) or "no convolution ran"
             raise InputError(
@@ -190,7 +197,7 @@ class Decouple:
                     "slower": [(name, "it was slower with a gate as the run began") for name in others],
                 }
             found, slower = paying(gates, model, task.example_inputs, self.active or 0.5, runtime)
-            if place is not None:
+            if place is not None and found:  # where nothing pays the run ends, and the next one measures anew
                 write_bytes(place, Plan((Step(self.name, {}, found),)).to_json().encode())
             return {"names": [gate.module for gate in found], "slower": [list(pair) for pair in slower]}
 
