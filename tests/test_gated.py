@@ -382,6 +382,19 @@ def test_compiled_and_in_inference_mode() -> None:
         assert torch.allclose(model(x), run(model, x, "masked"), atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_traced_by_torch_it_has_no_code_of_its_example(depthwise: bool) -> None:
+    model = chain(0, depthwise=depthwise)
+    inputs = 3 * torch.randn(6, 1, 3, 8, 8, dtype=torch.float64)
+    for _ in range(2):
+        run(model, inputs[0], "fastest")
+    with torch.no_grad():
+        traced = torch.jit.trace(model, inputs[0])  # type: ignore[no-untyped-call]
+        for x in inputs:
+            assert torch.allclose(traced(x), run(model, x, "masked"), atol=1e-11)
+
+
 def test_speed_says_up_to_which_share_skipping_pays() -> None:
     speed = Speed({ALL: Line(10.0, 0.0), "some": Line(2.0, 10.0), "native": Line(4.0, 7.0)})
     assert speed.best(0.1) == ("some", 3.0)

@@ -156,6 +156,7 @@ def quick() -> bool:
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or is_in_torch_dispatch_mode()
         or asked_for() != "fastest"
     )

@@ -22,10 +22,11 @@ smaller ones PyTorch takes longer to pick weights than it saves. ONNX has forms 
 class GatedConv2d(Convolving):
     """A convolution with a gate for each filter (Li et al., ECCV 2020): y = z ⊙ norm(conv(x)), z from x.
 
-    In training, with gradients, under torch.compile, and wherever `computing("masked")` says so, all filters are
-    computed, and multiplied by the code. In eval mode without gradients, those that are off need not be computed; if
-    `sink` is there, the output then holds those channels only that are on for some sample. What is faster is measured,
-    in the first call of a shape, for this one convolution. A code without any filter is allowed: the output is all 0.
+    In training, with gradients, under torch.compile and torch.jit.trace, and wherever `computing("masked")` says so,
+    all filters are computed, and multiplied by the code. In eval mode without gradients, those that are off need not
+    be computed; if `sink` is there, the output then holds those channels only that are on for some sample. What is
+    faster is measured, in the first call of a shape, for this one convolution. A code without any filter is allowed:
+    the output is all 0.
 
     Args:
         conv: In one group; kept.
@@ -49,7 +50,8 @@ class GatedConv2d(Convolving):
         sent = self.sent(x)
         present = None if sent is None else sent.present
         exporting = torch.compiler.is_exporting()
-        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or asked_for() == "masked"
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        whole = whole or asked_for() == "masked"
         if learning or (not exporting and (whole or not len(x))):  # of no samples there is nothing to be skipped
             return self._masked(self.plain(x, present), self.gate(x, present))
         if exporting or asked_for() != "fastest" or is_in_torch_dispatch_mode():
