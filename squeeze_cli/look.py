@@ -77,8 +77,8 @@ def methods(as_json: bool) -> None:
 def profile(source: Source, batch: int, no_latency: bool, as_json: bool) -> None:
     """Show MACs, parameters and bytes by layer, and measured latency.
 
-    One multiply-accumulate is one MAC, or two FLOPs. A layer with clustered kernels is computed by the native kernel
-    where that was measured to be faster than the dense convolution; with the latency comes which layers are.
+    One multiply-accumulate is one MAC, or two FLOPs. Layers with clustered kernels or gates are computed in the way
+    that was measured to be the fastest; with the latency comes which.
     Of a network with gates, what single inputs of its data cost is shown, too.
 
     \b

@@ -96,6 +96,12 @@ class Convolving(nn.Module):
                 )
         return sent
 
+    def _sending(self, sent: Sent, y: Tensor) -> Tensor:
+        """The output, after those that read it are told what is on."""
+        if self.sink is not None:
+            self.sink.send(sent)
+        return y
+
     def plain(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """All filters, by the modules as they are."""
         y = self.conv(x) if present is None else self._convolved(x, self.conv.weight, self.conv.bias, None, present)

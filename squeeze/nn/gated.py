@@ -143,11 +143,6 @@ class GatedConv2d(Convolving):
         stride = self.conv.stride[0] * self.conv.stride[1]
         return self.conv.weight.numel() * (x.shape[2] * x.shape[3] // stride) >= EXPORTED_FROM
 
-    def _sending(self, sent: Sent, y: Tensor) -> Tensor:
-        if self.sink is not None:
-            self.sink.send(sent)
-        return y
-
     def _apart(self, x: Tensor, logits: Tensor, sent: Sent | None) -> Tensor:
         """Samples of equal codes together, the others one by one: (B, N, H', W')."""
         code = binarised(logits, training=False)

@@ -105,11 +105,6 @@ class GatedOnnx(ReadingOnnx):
         readers = None if sink is None or sink.depthwise else sink.reading
         return form_of(sizes, comes_narrow, readers, can_transpose(conv))
 
-    def _sending(self, sent: Sent, y: Tensor) -> Tensor:
-        if self.sink is not None:
-            self.sink.send(sent)
-        return y
-
 
 def picked(weight: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
     """Some of the rows and columns of a weight: (A, B, K, K) to (a, b, K, K).
