@@ -273,3 +273,15 @@ def test_a_number_without_centroid_is_named() -> None:
     wrong = torch.full_like(clustered.codes, 255)
     with pytest.raises(RuntimeError, match="number as large as 3 for input channel 0 with 3"):
         clustered.load_state_dict(clustered.state_dict() | {"codes": wrong})
+
+
+def test_after_eval_weights_are_prepared_anew() -> None:
+    """As every evaluation begins, also one of averaged weights, which may be written to through `data`."""
+    torch.manual_seed(0)
+    clustered = ClusteredConv2d.from_conv(nn.Conv2d(8, 8, 3, padding=1), [2] * 8).eval()
+    x = torch.randn(1, 8, 6, 6)
+    with torch.no_grad():
+        before = clustered(x)
+        clustered.centroids.data.mul_(2)
+        clustered.bias.data.mul_(2)
+        assert torch.allclose(clustered.eval()(x), 2 * before, atol=1e-5)

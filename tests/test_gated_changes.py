@@ -46,6 +46,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a parameter": lambda first: setattr(first.norm, "bias", nn.Parameter(torch.ones(8))),
     "data": lambda first: setattr(first.conv.weight, "data", -first.conv.weight),
     "memory": given_other_memory,
+    "data in place, before eval": lambda first: (first.conv.weight.data.mul_(2), first.eval()),
     "a setting": widened,
     "a norm's setting": lambda first: setattr(first.norm, "eps", 5.0),
     "a convolution": lambda first: setattr(first, "conv", stirred(nn.Conv2d(3, 8, 3, padding=1)).float()),
@@ -68,6 +69,17 @@ def test_the_native_kernel_follows_what_changes(change: Any, monkeypatch: pytest
         after = run(model.first, x, way)
         assert torch.allclose(after, run(model.first, x, "masked"), atol=1e-4)
     assert not torch.allclose(after, before, atol=1e-4)
+
+
+def test_after_eval_weights_are_folded_anew() -> None:
+    """As every evaluation begins, also one of averaged weights, which may be written to through `data`."""
+    model, x = chain(0), torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    run(model, x, "conditional")
+    for layer in (model.first, model.third):
+        layer.conv.weight.data.mul_(2)
+        layer.norm.running_mean.data.add_(1)  # type: ignore[union-attr,operator]
+    model.eval()
+    assert torch.allclose(run(model, x, "conditional"), run(model, x, "masked"), atol=1e-11)
 
 
 def test_the_native_kernel_follows_a_gate_that_is_parametrized(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._prepared: Prepared | None = None
+        self._valid = False
 
     def __deepcopy__(self, memo: Any) -> "Kept":
         return Kept()
@@ -118,10 +119,17 @@ class Kept:
     def get(self, operands: Callable[[], ClusteredOperands], tensors: Iterable[Tensor | None]) -> Prepared | None:
         """The convolution, prepared anew if a tensor has changed; None if tensors do not say when they change."""
         state = state_of(tensors)
-        found = self._prepared
-        if found is None or found.state != state:
-            found = self._prepared = _prepared(operands(), state) if state else None
-        return found
+        before = self._prepared
+        if before is None or not self._valid or before.state != state:
+            made = _prepared(operands(), state) if state else None
+            if made is not None and before is not None:  # which way is faster does not hang on values
+                made = replace(made, faster=before.faster, picks=before.picks)
+            self._prepared, self._valid = made, True
+        return self._prepared
+
+    def forget(self) -> None:
+        """Tensors may have changed without telling: the next call prepares the convolution anew."""
+        self._valid = False
 
 
 class Cache:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,11 @@ class ClusteredConv2d(nn.Module):
         rows = [centroids[channel] for channel in range(made.in_channels) if channel in centroids]
         made._assign(torch.cat([*rows, flat[0, :0]]).view_as(made.centroids), index)
         return made.train(conv.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """What is kept of the weights is made anew: they may have changed through `.data`, which nothing tells of."""
+        self._kept.forget()
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, H, W) to (batch, out_channels, H', W'); without the batch, too."""

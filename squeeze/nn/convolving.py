@@ -1,6 +1,7 @@
 """What gated convolutions and those around them have in common: some filters of some channels."""
 
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,11 @@ class Convolving(nn.Module):
         self.source: Wire | None = None
         self.sink: Wire | None = None
         self._folded, self._native, self.speeds = Folded(), KeptFilters(), Speeds()
+
+    def train(self, mode: bool = True) -> Self:
+        """What is kept of the weights is made anew: they may have changed through `.data`, which nothing tells of."""
+        self._folded, self._native = Folded(), KeptFilters()
+        return super().train(mode)
 
     @property
     def learning(self) -> bool:

@@ -139,6 +139,10 @@ def test_what_is_kept_follows_its_tensors_and_is_not_copied() -> None:
     with torch.no_grad():
         operands.centroids.mul_(2)
     torch.testing.assert_close(clustered_conv2d(x, operands, kept), operands.convolve(x), rtol=1e-4, atol=1e-4)
+    operands.centroids.data.mul_(2)
+    kept.forget()
+    torch.testing.assert_close(clustered_conv2d(x, operands, kept), operands.convolve(x), rtol=1e-4, atol=1e-4)
+    assert kept._prepared.faster is first.faster
     assert kept.__reduce__()[0]()._prepared is None and copy.deepcopy(kept)._prepared is None
     with torch.inference_mode():
         assert kept.get(lambda: operands, (torch.zeros(1),)) is None
