@@ -88,6 +88,24 @@ def held_out(data: Any) -> tuple[Iterable[Batch], Iterable[Batch]]:
     return _Every(batches, held=False), _Every(batches, held=True)
 
 
+def spread(batches: Iterable[Batch], most: int) -> Iterable[Batch]:
+    """So many samples at most, evenly from all of a loader that gives them in order; all else as it is.
+
+    The first samples of what is sorted by class, as folders of images are, would be of a few classes.
+    """
+    if not isinstance(batches, DataLoader) or isinstance(batches.dataset, IterableDataset):
+        return batches
+    sampler: Any = batches.sampler
+    ordered = type(sampler) is SequentialSampler or isinstance(sampler, list)
+    if batches.batch_size is None or not ordered or len(sampler) <= most:
+        return batches
+    order = list(sampler)
+    if order != sorted(order):
+        return batches
+    chosen = [order[place * len(order) // most] for place in range(most)]
+    return _like(batches, batch_size=batches.batch_size, sampler=chosen)
+
+
 @dataclass(frozen=True, eq=False)
 class _Every:
     """Of a collection of batches, every tenth, or all the others."""

@@ -10,7 +10,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from torch import nn
 
 from squeeze.errors import ArtifactError, InputError, quoted
@@ -21,7 +21,8 @@ from squeeze.weights import checksum
 KIND = "detector of attacks"
 ALARMS = 0.05
 """The share of clean inputs that may be taken for attacks."""
-_FOLDS = 3
+_FOLDS = 10
+"""The more, the more do those that are fitted without one resemble the one that is kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +76,16 @@ class Detector:
         return Path(path)
 
 
-def fitted(clean: Codes, attacked: Codes, model: nn.Module) -> Detector:
+def fitted(clean: Codes, attacked: Codes, origins: np.ndarray, model: nn.Module) -> Detector:
     """A detector from clean inputs and attacked ones.
 
-    The threshold is such that one in twenty clean inputs exceeds it, scored by detectors that were not fitted on them.
+    The threshold is such that one in twenty clean inputs exceeds it, scored by detectors that were fitted neither on
+    them nor on what attacks made of them.
 
     Args:
         clean: Codes of inputs as they are.
         attacked: Codes of inputs that were attacked with success.
+        origins: (A,) the numbers of the clean inputs that these were.
         model: That the codes are of.
     """
     features = np.concatenate([clean.on, attacked.on]).astype(np.float64)
@@ -92,9 +95,11 @@ def fitted(clean: Codes, attacked: Codes, model: nn.Module) -> Detector:
         warnings.simplefilter("ignore", ConvergenceWarning)  # a score need not be the best one
         head.fit(features, labels)
         scores = features @ head.coef_[0] + head.intercept_[0]
-        if min(len(clean), len(attacked)) >= _FOLDS:
-            folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-            scores = cross_val_predict(head, features, labels, cv=folds, method="decision_function")
+        count = min(_FOLDS, len(np.unique(origins)))
+        if count > 2:
+            folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
+            groups = np.concatenate([np.arange(len(clean)), origins])
+            scores = cross_val_predict(head, features, labels, groups=groups, cv=folds, method="decision_function")
     threshold = float(np.quantile(scores[labels == 0], 1 - ALARMS))
     weights = checksum(model.state_dict())
     return Detector(clean.layers, clean.filters, weights, head.coef_[0], float(head.intercept_[0]), threshold)

@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from squeeze.detection.attacks import Attack, Box, Logits
 from squeeze.errors import InputError
-from squeeze.gating.codes import Codes, gather
-from squeeze.gating.inputs import Source, input_of, replaced, rows, samples_from
+from squeeze.gating.codes import Codes, gather, require_finite
+from squeeze.gating.inputs import Source, classes_of, input_of, replaced, rows, samples_from
 from squeeze.modes import in_eval_mode
 from squeeze.randomness import randomness_kept, seed_all
-from squeeze.task import Batch, Task, device_of, labels_of
+from squeeze.task import Batch, Task, device_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +25,13 @@ class Examples:
         clean: Codes of those that were seen rightly before any attack.
         attacked: By name of the attack, codes of those that it made the network see as something else; None where it
             never did.
+        origins: By name of the attack, (A,) the numbers of the clean inputs that those were.
         success: By name of the attack, the share of the clean inputs for which it did.
     """
 
     clean: Codes
     attacked: Mapping[str, Codes | None]
+    origins: Mapping[str, np.ndarray]
     success: Mapping[str, float]
 
 
@@ -47,8 +50,15 @@ class Sides:
     sources: tuple[Source, Source]
 
     def box(self) -> Box:
-        """The range of all inputs."""
-        return Box.of(*(_input(batch).cpu() for batch in (*self.fit, *self.judge)))
+        """The range of all inputs.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = Box.of(*(_input(batch).cpu() for batch in (*self.fit, *self.judge)))
+        if not bool((found.low.isfinite() & found.high.isfinite()).all()):
+            raise InputError("data: inputs must be finite numbers, got nan or infinity; leave such inputs out.")
+        return found
 
 
 def sides_of(task: Task, most: int) -> Sides:
@@ -64,13 +74,27 @@ def sides_of(task: Task, most: int) -> Sides:
     judged_by, judge = samples_from(task, ("test", "holdout", "train"), most)
     if judged_by == "train":
         _, both = samples_from(task, ("train",), 2 * most)
-        halves = [
-            [rows(b, slice(first, None, 2), len(_input(b))) for b in both if len(_input(b)) > 1] for first in (0, 1)
-        ]
-        return Sides(halves[0], halves[1], ("train", "train"))
+        fit, judge = _halves(both)
+        if not (fit and judge):
+            raise InputError("detect: must have two inputs, to fit on and to judge by, got one; pass more data.")
+        return Sides(fit, judge, ("train", "train"))
     order: tuple[Source, ...] = ("holdout", "train") if judged_by == "test" else ("train",)
     fitted_on, fit = samples_from(task, order, most)
     return Sides(fit, judge, (fitted_on, judged_by))
+
+
+def _halves(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Every other input, and the inputs between."""
+    halves: tuple[list[Batch], list[Batch]] = [], []
+    count = 0
+    for batch in batches:
+        size = len(_input(batch))
+        for side, half in enumerate(halves):
+            first = (side + count) % 2
+            if first < size:
+                half.append(rows(batch, slice(first, None, 2), size))
+        count += size
+    return halves
 
 
 def examples(
@@ -97,19 +121,21 @@ def examples(
     device = device_of(model)
     box = box.to(device)
     right = _right(model, task, [send_to_device(batch, device) for batch in batches], per_class)
+    clean = require_finite(gather(model, task, [batch for batch, _ in right]))
     attacked: dict[str, Codes | None] = {}
-    success = {}
+    origins, success = {}, {}
     for attack in attacks:
-        made, count = [], 0
+        made, missed = [], []
         with randomness_kept():
             seed_all(0)
             for batch, classes in right:
-                fooled = _fooled(model, task, batch, classes, attack, box)
-                made += [] if fooled is None else [fooled]
-                count += 0 if fooled is None else len(_input(fooled))
+                after, fooled = _attacked(model, task, batch, classes, attack, box)
+                made += [rows(after, fooled, len(fooled))] if fooled.any() else []
+                missed.append(fooled.cpu().numpy())
+        each = np.concatenate(missed)
         attacked[attack.name] = gather(model, task, made) if made else None
-        success[attack.name] = count / sum(len(classes) for _, classes in right)
-    return Examples(gather(model, task, [batch for batch, _ in right]), attacked, success)
+        origins[attack.name], success[attack.name] = np.flatnonzero(each), float(each.mean())
+    return Examples(clean, attacked, origins, success)
 
 
 def _right(model: nn.Module, task: Task, batches: Sequence[Batch], per_class: int | None) -> list[tuple[Batch, Tensor]]:
@@ -123,7 +149,7 @@ def _right(model: nn.Module, task: Task, batches: Sequence[Batch], per_class: in
                 "attacks need at least two."
             )
         predicted = seen.argmax(1)
-        labels = labels_of(task, batch)
+        labels = classes_of(task, batch, seen)
         keep = torch.ones_like(predicted, dtype=torch.bool) if labels is None else predicted == labels
         if per_class is not None:
             keep &= _within(predicted, keep, per_class, taken)
@@ -144,14 +170,15 @@ def _within(classes: Tensor, keep: Tensor, most: int, taken: dict[int, int]) -> 
     return found
 
 
-def _fooled(model: nn.Module, task: Task, batch: Batch, classes: Tensor, attack: Attack, box: Box) -> Batch | None:
-    """The batch of those inputs that the attack made the network see as something else; None if there are none."""
+def _attacked(
+    model: nn.Module, task: Task, batch: Batch, classes: Tensor, attack: Attack, box: Box
+) -> tuple[Batch, Tensor]:
+    """The batch after the attack, and (B,) which inputs the network then sees as something else."""
     inputs = _input(batch)
     with in_eval_mode(model):
         changed = attack(_attackable(model, task, batch), inputs, classes, box)
     after = replaced(batch, inputs, changed.detach())
-    missed = _logits(model, task, after).argmax(1) != classes
-    return rows(after, missed, len(missed)) if missed.any() else None
+    return after, _logits(model, task, after).argmax(1) != classes
 
 
 def _attackable(model: nn.Module, task: Task, batch: Batch) -> Logits:

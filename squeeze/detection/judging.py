@@ -151,7 +151,9 @@ def detect(
     known = examples(model, task, sides.fit, attacks, box, threats.per_class)
     new = examples(model, task, sides.judge, attacks, box)
     every = [codes for codes in known.attacked.values() if codes is not None]
-    detector = fitted(known.clean, joined(every), model) if every else None
+    detector = None
+    if every:
+        detector = fitted(known.clean, joined(every), np.concatenate([*known.origins.values()]), model)
     return Detection(
         tuple(_verdict(attack.name, known, new, detector) for attack in attacks),
         detector,

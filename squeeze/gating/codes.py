@@ -16,9 +16,10 @@ from torch import nn
 from squeeze.errors import ArtifactError, InputError, quoted
 from squeeze.files import read_bytes, write_bytes
 from squeeze.gating.costs import require_gates
+from squeeze.gating.inputs import classes_of
 from squeeze.modes import in_eval_mode
 from squeeze.nn import GatedConv2d, computing, observing
-from squeeze.task import Batch, Task, device_of, labels_of
+from squeeze.task import Batch, Task, device_of
 from squeeze.weights import checksum
 
 KIND = "file of codes"
@@ -95,7 +96,7 @@ def gather(model: nn.Module, task: Task, batches: Iterable[Batch], most: int | N
         most: Stop after so many inputs.
 
     Raises:
-        InputError: The model has no gate, or there is no data.
+        InputError: The model has no gate, or there is no data, or its labels are no classes.
     """
     gated = require_gates(model, task.example_inputs)
     found: dict[str, list[np.ndarray]] = {name: [] for name in _ARRAYS}
@@ -107,7 +108,7 @@ def gather(model: nn.Module, task: Task, batches: Iterable[Batch], most: int | N
         with in_eval_mode(model), torch.no_grad(), computing("masked"), observing() as seen:
             features = task.features(model, batch).float()
         signals = [seen[module][-1] for module in gated.layers]
-        labels = labels_of(task, batch)
+        labels = classes_of(task, batch, features)
         parts = {
             "on": torch.cat([signal.code > 0 for signal in signals], 1),
             "logits": torch.cat([signal.logits for signal in signals], 1).float(),
@@ -125,6 +126,21 @@ def gather(model: nn.Module, task: Task, batches: Iterable[Batch], most: int | N
     return Codes(
         gated.costs.names, gated.costs.filters, **{name: np.concatenate(arrays) for name, arrays in found.items()}
     )
+
+
+def require_finite(codes: Codes) -> Codes:
+    """The codes, if the network made numbers of all inputs.
+
+    Raises:
+        InputError: It did not.
+    """
+    finite = np.isfinite(codes.logits).all(1) & np.isfinite(codes.features).all(1)
+    if not finite.all():
+        raise InputError(
+            f"data: the network must make finite numbers of every input, got nan or infinity of {int((~finite).sum())} "
+            f"of {len(codes)}, of number {int(np.argmin(finite))} (from 0) first; leave such inputs out, or train anew."
+        )
+    return codes
 
 
 def joined(parts: Sequence[Codes]) -> Codes:

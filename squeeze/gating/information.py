@@ -17,11 +17,12 @@ def entropy(counts: np.ndarray) -> np.ndarray:
 
 
 def filter_information(on: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """(N,) I(a; z_n) of each single filter, in bits.
+    """(N,) I(a; z_n) of each single filter, in bits, less what would be found by chance.
 
-    The plug-in estimate H(z) + H(a) - H(z, a) is too large by about (cells - rows - columns + 1) / 2S, which matters
-    with many classes; this is taken off (Miller 1955, for each entropy). So a filter that tells nothing is at 0 on
-    average, and may be a little below it.
+    The plug-in estimate H(z) + H(a) - H(z, a) is too large, the more so the fewer inputs a class has. What is taken off
+    is its mean over all ways to deal the same codes out to the inputs (Vinh et al., ICML 2009). So a filter that tells
+    nothing is at 0 on average, however few inputs there are, and may be a little below it; of one that tells something
+    this is too much, so that it is rather said to tell too little.
 
     Args:
         on: (S, N) bool.
@@ -30,8 +31,19 @@ def filter_information(on: np.ndarray, classes: np.ndarray) -> np.ndarray:
     labels = np.unique(classes)
     hot = (classes[:, None] == labels).astype(np.float64)
     both = np.stack([hot.T @ on, hot.T @ ~on], -1).transpose(1, 0, 2)  # (N, K, 2)
-    cells, states = both.reshape(len(both), -1), both.sum(1)
-    plain = entropy(states) + entropy(hot.sum(0)) - entropy(cells)
-    too_much = (cells > 0).sum(1) - (states > 0).sum(1) - len(labels) + 1
-    found: np.ndarray = plain - too_much / (2 * len(on) * np.log(2))
+    plain = entropy(both.sum(1)) + entropy(hot.sum(0)) - entropy(both.reshape(len(both), -1))
+    found: np.ndarray = plain - _by_chance(both)
     return found
+
+
+def _by_chance(both: np.ndarray) -> np.ndarray:
+    """(N,) the mean information, in bits, of counts (N, K, 2) with the same sums; only these count."""
+    from sklearn.metrics.cluster import expected_mutual_information  # takes a second to import
+
+    sums, first, rows = np.unique(both[:, :, 0].sum(1), return_index=True, return_inverse=True)
+    size = int(both[0].sum())
+    means = [
+        0.0 if total in (0, size) else expected_mutual_information(both[place], size) / np.log(2)
+        for total, place in zip(sums.tolist(), first.tolist(), strict=True)
+    ]
+    return np.array(means)[rows]

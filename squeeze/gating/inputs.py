@@ -9,7 +9,8 @@ from torch.utils import _pytree as pytree
 from squeeze.errors import InputError
 from squeeze.parity import batch_of
 from squeeze.randomness import randomness_kept, seed_all
-from squeeze.task import Batch, Task, evaluated_on, tensors_of
+from squeeze.splitting import spread
+from squeeze.task import Batch, Task, evaluated_on, labels_of, tensors_of
 
 Source = Literal["test", "holdout", "train"]
 
@@ -44,13 +45,18 @@ def samples_of(task: Task, order: Sequence[Source], most: int) -> tuple[Source, 
 
 
 def limited(batches: Iterable[Batch], most: int) -> list[Batch]:
-    """The first batches, the last one cut, so that there are so many samples at most; the same ones each time."""
+    """The first batches, the last one cut, so that there are so many samples at most; the same ones each time.
+
+    Samples of a loader that gives them in order are spread over all: see `squeeze.splitting.spread`.
+    """
     found: list[Batch] = []
     left = most
     with randomness_kept():
         seed_all(0)
-        for batch in batches:
+        for batch in spread(batches, most):
             size = batch_of(tensors_of(batch))
+            if not size:
+                continue
             found.append(rows(batch, slice(left), size) if size > left else batch)
             left -= size
             if left <= 0:
@@ -69,6 +75,34 @@ def _batches(task: Task, source: Source) -> Iterable[Batch]:
     if source == "train":
         return task.train_batches(0)
     return evaluated_on(task, source)
+
+
+def classes_of(task: Task, batch: Batch, features: Tensor) -> Tensor | None:
+    """(N,) the class of each sample; None if the data has none.
+
+    Args:
+        task: May know.
+        batch: N samples.
+        features: (N, D) the network's of them.
+
+    Raises:
+        InputError: There are not as many, or they are none of D classes.
+    """
+    labels = labels_of(task, batch)
+    if labels is None:
+        return None
+    if labels.shape != features.shape[:1]:
+        raise InputError(
+            f"data: labels must be one for each of {len(features)} inputs, got shape {tuple(labels.shape)}; mend the "
+            "data."
+        )
+    wrong = labels[(labels < 0) | (labels >= features.shape[1])]
+    if len(wrong):
+        raise InputError(
+            f"data: labels must be classes from 0 to {features.shape[1] - 1}, as many as the network has features, got "
+            f"{int(wrong[0])}; pass the data that the model was trained on."
+        )
+    return labels
 
 
 def input_of(batch: Batch) -> Tensor | None:

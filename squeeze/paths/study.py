@@ -9,7 +9,7 @@ from torch import nn
 from squeeze.errors import InputError
 from squeeze.gating.activity import Activity, Spending, activities, spending
 from squeeze.gating.classes import ClassPaths, attribute_of, class_paths, distances
-from squeeze.gating.codes import Codes, gather
+from squeeze.gating.codes import Codes, gather, require_finite
 from squeeze.gating.costs import require_gates
 from squeeze.gating.information import entropy, filter_information
 from squeeze.gating.inputs import samples_from
@@ -179,14 +179,14 @@ def find_paths(model: nn.Module, task: Task, asked: Asked | None = None, codes: 
             and there are no pictures.
 
     Raises:
-        InputError: The model has no gates, there is no data, or no such sample.
+        InputError: The model has no gates, there is no data, or no such sample, or numbers are not finite.
     """
     asked = asked or Asked()
     dense = require_gates(model, task.example_inputs).costs.dense
     source, batches = (
         ("file of codes", list[Batch]()) if codes else samples_from(task, ("test", "holdout", "train"), asked.most)
     )
-    codes = codes or gather(model, task, batches)
+    codes = require_finite(codes or gather(model, task, batches))
     if asked.sample is not None and asked.sample >= len(codes):
         raise InputError(
             f"sample: must be from 0 to {len(codes) - 1}, got {asked.sample}; there are {len(codes)} inputs (--most)."

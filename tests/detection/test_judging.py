@@ -233,3 +233,28 @@ def test_what_cannot_be_attacked_is_refused() -> None:
     two = [(image, image.flatten(1)) for image in quick_task().test]
     with pytest.raises(InputError, match="one tensor of floating-point numbers"):
         detect(quick_net(), quick_task(holdout=two, test=two))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_training_data_are_halved_whatever_the_size_of_a_batch(size: int) -> None:
+    images = torch.arange(10.0).view(10, 1, 1, 1)
+    sides = sides_of(squeeze.DataTask(quick_net, images[:1], train=list(images.split(size))), 5)
+    assert torch.cat(sides.fit).flatten().tolist() == [0, 2, 4, 6, 8]
+    assert torch.cat(sides.judge).flatten().tolist() == [1, 3, 5, 7, 9]
+
+
+def test_one_training_input_is_too_few() -> None:
+    images = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(InputError, match="must have two inputs, to fit on and to judge by, got one"):
+        sides_of(squeeze.DataTask(quick_net, images, train=[images]), 5)
+
+
+def test_inputs_that_are_no_numbers_and_a_network_that_makes_none_are_refused() -> None:
+    images = torch.rand(20, 1, 8, 8)
+    images[3, 0, 2, 2] = torch.nan
+    with pytest.raises(InputError, match="inputs must be finite numbers, got nan or infinity"):
+        detect(quick_net(), quick_task(test=[images]), attacks=ATTACKS)
+    broken = quick_net()
+    nn.init.constant_(broken[-1].bias, torch.nan)
+    with pytest.raises(InputError, match="make finite numbers of every input, got nan or infinity of 60 of 60"):
+        detect(broken, quick_task(), attacks=ATTACKS)

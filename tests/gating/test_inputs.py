@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import squeeze
 from squeeze.errors import InputError
-from squeeze.gating.inputs import image_of, input_of, limited, replaced, rows, samples_from
+from squeeze.gating.inputs import classes_of, image_of, input_of, limited, replaced, rows, samples_from
 from tests.tasks import noise_task
 
 IMAGES = torch.arange(40.0).view(10, 1, 2, 2)
@@ -29,6 +30,39 @@ def test_data_that_is_drawn_at_random_is_the_same_each_time_and_leaves_the_gener
     state = torch.get_rng_state()
     assert torch.equal(limited(Random(), 4)[0], limited(Random(), 4)[0])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches_without_samples_are_left_out() -> None:
+    assert [len(batch) for batch in limited([IMAGES[:0], IMAGES, IMAGES[:0]], 13)] == [10]
+    assert limited([IMAGES[:0]], 13) == []
+
+
+def test_of_what_is_sorted_by_class_samples_of_all_classes_are_seen() -> None:
+    labels = torch.arange(40) // 4
+    loader = DataLoader(TensorDataset(torch.rand(40, 3), labels), batch_size=8)
+    assert torch.cat([seen for _, seen in limited(loader, 10)]).tolist() == list(range(10))
+    held = DataLoader(loader.dataset, batch_size=8, sampler=list(range(0, 40, 2)))
+    assert torch.cat([seen for _, seen in limited(held, 10)]).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("most", [40, 100])
+def test_data_that_are_few_enough_and_orders_of_their_own_stay(most: int) -> None:
+    data = TensorDataset(torch.arange(40))
+    backwards = list(range(39, -1, -1))
+    assert torch.cat([seen for (seen,) in limited(DataLoader(data, 8), most)]).tolist() == list(range(40))
+    assert torch.cat([seen for (seen,) in limited(DataLoader(data, 8, sampler=backwards), 4)]).tolist() == backwards[:4]
+
+
+def test_labels_must_be_classes_of_the_network() -> None:
+    task = squeeze.DataTask(torch.nn.Identity, IMAGES[:1])
+    assert classes_of(task, IMAGES, torch.zeros(10, 3)) is None
+    assert classes_of(task, (IMAGES, LABELS), torch.zeros(10, 10)) is not None
+    with pytest.raises(InputError, match=r"labels must be classes from 0 to 8, .* got 9;"):
+        classes_of(task, (IMAGES, LABELS), torch.zeros(10, 9))
+    with pytest.raises(InputError, match=r"labels must be classes from 0 to 9, .* got -1;"):
+        classes_of(task, (IMAGES, LABELS - 1), torch.zeros(10, 10))
+    with pytest.raises(InputError, match=r"labels must be one for each of 10 inputs, got shape \(4,\)"):
+        classes_of(task, (IMAGES, LABELS[:4]), torch.zeros(10, 10))
 
 
 def test_the_first_source_with_data_counts() -> None:

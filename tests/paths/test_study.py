@@ -128,3 +128,13 @@ def test_no_gates_no_data_and_no_such_sample_are_refused() -> None:
         find_paths(telling_net(), telling_task(), Asked(sample=48))
     with pytest.raises(ValueError, match="most must be at least 1, got 0"):
         Asked(most=0)
+
+
+def test_inputs_of_which_the_network_makes_no_numbers_are_named() -> None:
+    task = telling_task()
+    inputs, labels = task.test[1]
+    broken = inputs.clone()
+    broken[2] = torch.inf
+    wrong = replace(task, test=[task.test[0], (broken, labels)])
+    with pytest.raises(InputError, match=r"got nan or infinity of 1 of 32, of number 18 \(from 0\) first"):
+        find_paths(telling_net(), wrong)

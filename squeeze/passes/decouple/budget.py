@@ -11,6 +11,7 @@ from squeeze.errors import BudgetError
 from squeeze.gating.costs import Gated
 from squeeze.modes import in_eval_mode
 from squeeze.nn import computing, observing
+from squeeze.splitting import spread
 from squeeze.task import Task, device_of, evaluated_on
 
 ROUNDS = 12
@@ -93,7 +94,7 @@ def sampled(gated: Gated, task: Task) -> Tensor:
     model, device = gated.model, device_of(gated.model)
     with in_eval_mode(model), torch.no_grad(), computing("masked"), observing() as seen:
         count = 0
-        for batch in evaluated_on(task, "holdout"):
+        for batch in spread(evaluated_on(task, "holdout"), SAMPLES):
             count += len(task.features(model, send_to_device(batch, device)))
             if count >= SAMPLES:
                 break
