@@ -40,7 +40,7 @@ def _cards(found: Detection) -> list[Card]:
     for verdict in found.verdicts:
         told = max(verdict.auc, key=lambda name: verdict.auc[name]) if verdict.auc else ""
         text = f"AUC {verdict.auc[told]:.3f}" if told else "nothing to detect"
-        cards.append(Card(verdict.attack, text, f"{verdict.success:.0%}", told, ""))
+        cards.append(Card(verdict.attack, text, f"{100 * verdict.success:.1f} %", told, ""))
     return cards
 
 

@@ -8,7 +8,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from squeeze.report import wording
 from squeeze.report.findings import Distribution, Finding, Mosaic
@@ -79,6 +79,7 @@ def histogram(pane: Axes, item: Distribution) -> None:
     pane.text(item.mean, 1.01, " mean", color=ACCENT, transform=pane.get_xaxis_transform())
     pane.set_title(wording.shortened(item.title, 90))
     pane.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
+    pane.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def _mark(pane: Axes, place: int, values: Sequence[float]) -> None:

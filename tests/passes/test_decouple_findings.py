@@ -1,19 +1,23 @@
 """What Decouple tells the report: held to the codes."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import squeeze
 from squeeze.gating.codes import gather
 from squeeze.gating.costs import require_gates
+from squeeze.passes.decouple import budget
 from squeeze.passes.decouple.findings import finding
 from squeeze.report import render
-from squeeze.report.findings import Finding, found_by
-from tests.gated_nets import quick_net, quick_task
+from squeeze.report.finding_plots import distributions
+from squeeze.report.findings import Distribution, Finding, found_by
+from tests.gated_nets import quick_net, quick_task, telling_inputs, telling_net
 from tests.report.sample import report
 
 
@@ -84,3 +88,19 @@ def test_a_run_says_what_inputs_cost_at_its_end_on_average() -> None:
     assert found.mean == pytest.approx(0.6 * dense, rel=0.02)
     assert result.report.before.by_input is None  # all inputs cost the same
     assert result.report.findings[0].paths is not None
+
+
+def test_what_is_held_out_in_the_order_of_its_classes_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SAMPLES", 4)
+    nothing, something = torch.zeros(8, 4, 4, 4), telling_inputs(torch.zeros(8, dtype=torch.long))
+    held = DataLoader(torch.cat([nothing, something]), batch_size=2)
+    net = telling_net()
+    task = squeeze.DataTask(telling_net, nothing[:1], holdout=held)
+    shares = budget.sampled(require_gates(net, nothing[:1]), task)
+    assert shares.tolist() == sorted(shares.tolist()) and len(shares) == 4 and len(shares.unique()) == 2
+
+
+def test_inputs_are_counted_in_whole_numbers() -> None:
+    svg = distributions("few", [Distribution("Inputs", (10.0, 20.0, 30.0), (1, 2), 17.0)])
+    texts = re.findall(r">\s*([\d.]+)\s*<", svg)
+    assert {"1", "2"} <= set(texts) and not any("." in text for text in texts if float(text) < 3)
