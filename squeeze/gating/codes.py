@@ -112,7 +112,7 @@ def gather(model: nn.Module, task: Task, batches: Iterable[Batch], most: int | N
         parts = {
             "on": torch.cat([signal.code > 0 for signal in signals], 1),
             "logits": torch.cat([signal.logits for signal in signals], 1).float(),
-            "labels": torch.full((len(features),), -1) if labels is None else labels,
+            "labels": torch.full((len(features),), -1) if labels is None else labels.clamp(min=-1),
             "predicted": features.argmax(1),
             "features": features,
             "share": gated.costs.shares([signal.code for signal in signals]),

@@ -78,7 +78,7 @@ def _batches(task: Task, source: Source) -> Iterable[Batch]:
 
 
 def classes_of(task: Task, batch: Batch, features: Tensor) -> Tensor | None:
-    """(N,) the class of each sample; None if the data has none.
+    """(N,) the class of each sample, below 0 for one without; None if the data has none.
 
     Args:
         task: May know.
@@ -96,7 +96,7 @@ def classes_of(task: Task, batch: Batch, features: Tensor) -> Tensor | None:
             f"data: labels must be one for each of {len(features)} inputs, got shape {tuple(labels.shape)}; mend the "
             "data."
         )
-    wrong = labels[(labels < 0) | (labels >= features.shape[1])]
+    wrong = labels[labels >= features.shape[1]]
     if len(wrong):
         raise InputError(
             f"data: labels must be classes from 0 to {features.shape[1] - 1}, as many as the network has features, got "

@@ -13,6 +13,7 @@ from squeeze.errors import InputError
 from squeeze.gating.codes import gather
 from squeeze.gating.costs import GateCosts, require_gates
 from squeeze.nn import ClusteredConv2d, GatedConv2d, ReadingConv2d, computing
+from squeeze.task import Batch
 
 X = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -192,3 +193,23 @@ def test_inputs_are_not_picked_within_gated_convolutions() -> None:
     assert {edge.module for edge in squeeze.trace(model, X[:2]).inputs} >= {"second"}
     gated = gated_by(quick(layers=("second",), macs=0.9), Residual).model
     assert not [edge for edge in squeeze.trace(gated, X[:2]).inputs if edge.module.startswith("second")]
+
+
+def test_samples_may_be_without_a_class_but_not_of_one_that_the_network_does_not_know() -> None:
+    """At the end, when codes are looked at, it is too late to be refused."""
+    given, net = a_task(), Chain()
+
+    class Relabelled(squeeze.DataTask):
+        unknown = -100
+
+        def labels(self, batch: Batch) -> Tensor | None:
+            labels = super().labels(batch)
+            assert labels is not None
+            return torch.where(torch.arange(len(labels)) % 5 == 0, self.unknown, labels)
+
+    task = Relabelled(Chain, given.example_inputs, given.train, given.holdout, given.test)
+    structure, pass_ = squeeze.trace(net, given.example_inputs), quick(macs=0.9)
+    assert pass_.search(net, structure, task, squeeze.Run()).history["finding"]["paths"]["labelled"] is False
+    task.unknown = 4
+    with pytest.raises(InputError, match="labels must be classes from 0 to 3, .* got 4;"):
+        pass_.search(net, structure, task, squeeze.Run())

@@ -8,6 +8,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from squeeze.errors import InputError
+from squeeze.gating.inputs import classes_of
 from squeeze.task import Batch, Task, device_of, labels_of
 
 MOST = 1000
@@ -28,7 +29,7 @@ class Attribute:
         labelled: It is the label.
 
     Raises:
-        InputError: There is no data.
+        InputError: There is no data, or its labels are no classes of the baseline.
     """
 
     def __init__(self, task: Task, baseline: nn.Module, batches: Iterable[Batch]) -> None:
@@ -37,9 +38,10 @@ class Attribute:
         if first is None:
             raise InputError("Decouple: needs data to learn its gates from, got none; pass data=....")
         batch = send_to_device(first, device_of(baseline))
-        self.labelled = labels_of(task, batch) is not None
-        features = self._features(batch).shape[1]
-        self.classes = max(2, features if self.labelled else min(features, MOST))
+        features = self._features(batch)
+        self.labelled = classes_of(task, batch, features) is not None
+        count = features.shape[1]
+        self.classes = max(2, count if self.labelled else min(count, MOST))
 
     def __call__(self, batch: Batch) -> Tensor:
         """(B,) int64."""
