@@ -110,6 +110,20 @@ def test_filters_that_are_listed(name: str, geometry: Any, channels: Any, lists:
 
 
 @pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("present", ["half", "all"])
+def test_threads_share_wide_controllers(name: str, images: int, present: str) -> None:
+    of = operands(1000, 2000, (1, 1), padding=(0, 0))
+    assert of.controller is not None and of.controller[0].numel() > 3 * 2**18  # enough for three threads
+    there = listed(present, 2000, 1)
+    x = torch.randn(images, 2000 if there is None else len(there), 2, 2)
+    filters, wanted = Filters(of, native.code(name)), decided(spread(x, there, 2000), of)
+    for threads in (1, 2, 3, 5):
+        with with_threads(threads):
+            assert close(filters.logits(x, there), wanted)
+
+
+@pytest.mark.parametrize("name", CODES)
 @settings(max_examples=40, deadline=None)
 @given(
     channels=st.tuples(st.integers(1, 40), st.integers(1, 70)),

@@ -9,7 +9,7 @@
 #include "filters.h"
 #include "tile.h"
 const squeeze::Code* squeeze::avx2() {
-    static const Code code{"avx2", LANES * 4, 28 * 1024, run, run_means, run_controller, run_filters};
+    static const Code code{"avx2", LANES * 4, 28 * 1024, run, run_means, run_linear, run_filters};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &code : nullptr;
 }
 #else

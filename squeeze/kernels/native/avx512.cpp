@@ -9,7 +9,7 @@
 #include "filters.h"
 #include "tile.h"
 const squeeze::Code* squeeze::avx512() {
-    static const Code code{"avx512", LANES * 4, 40 * 1024, run, run_means, run_controller, run_filters};
+    static const Code code{"avx512", LANES * 4, 40 * 1024, run, run_means, run_linear, run_filters};
     return __builtin_cpu_supports("avx512f") ? &code : nullptr;
 }
 #else

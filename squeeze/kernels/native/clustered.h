@@ -60,9 +60,10 @@ struct Code {
     int64_t vector_bytes;
     int64_t cache_bytes;  // of the first-level cache that are counted on
     void (*run)(const Layer&, const Call&, const Band&);
-    // Of gated convolutions: means of channels [first, last) of all images', logits of one image, filters of a part.
+    // Of gated convolutions: means of channels [first, last) of all images', outputs [first, last) of a linear layer,
+    // multiples of 16, and filters of a part.
     void (*means)(const GatedCall&, int64_t first, int64_t last, float* means);
-    void (*controller)(const GatedLayer&, const GatedCall&, const float* means, float* logits);
+    void (*linear)(const Linear&, int64_t first, int64_t last);
     void (*filters)(const GatedLayer&, const GatedCall&, const GatedPart&);
 };
 

@@ -1,7 +1,5 @@
 // What decides which filters are computed: global average pooling, a bottleneck with ReLU, a logit for each filter.
 // Part of each instruction set's file, which sets LANES.
-#include <cstring>
-
 #include "gated.h"
 #include "vectors.h"
 
@@ -26,39 +24,24 @@ inline float mean(const float* x, int64_t size) {
     return static_cast<float>(total / size);
 }
 
-// to[o] = bias[o] + sum over i of x[i] * weight[row of i, o], for all outputs: multiples of LANES.
-template <typename Row>
-inline void linear(const float* x, int64_t inputs, const float* weight, const float* bias, int64_t outputs, Row row,
-                   float* to) {
-    for (int64_t o = 0; o < outputs; o += LANES) {
-        Vector sums[4] = {load(bias + o)};
-        int64_t i = 0;
-        for (; i + 4 <= inputs; i += 4)
-            each<1, 4>([&](auto, auto k) __attribute__((always_inline)) {
-                sums[k] += x[i + k] * load(weight + row(i + k) * outputs + o);
-            });
-        for (; i < inputs; ++i) sums[i % 4] += x[i] * load(weight + row(i) * outputs + o);
-        store(to + o, sums[0] + sums[1] + (sums[2] + sums[3]));
-    }
-}
-
 void run_means(const GatedCall& call, int64_t first, int64_t last, float* means) {
     const int64_t size = call.height * call.width;
     for (int64_t c = first; c < last; ++c) means[c] = mean(call.input + c * size, size);
 }
 
-// The logits of one image.
-void run_controller(const GatedLayer& layer, const GatedCall& call, const float* means, float* logits) {
-    static thread_local Buffer memory;
-    float* hidden = memory.of<float>(layer.hidden_padded + layer.filters_padded);
-    float* padded = hidden + layer.hidden_padded;
-    const int64_t* present = call.present;
-    linear(means, call.reads, layer.reduce, layer.reduce_bias, layer.hidden_padded,
-           [&](int64_t c) { return present ? present[c] : c; }, hidden);
-    for (int64_t i = 0; i < layer.hidden; ++i) hidden[i] = hidden[i] < 0 ? 0 : hidden[i];
-    linear(hidden, layer.hidden, layer.expand, layer.expand_bias, layer.filters_padded,
-           [](int64_t i) { return i; }, padded);
-    std::memcpy(logits, padded, layer.filters * sizeof(float));
+// Row by row, so that a large weight is read in the order in which it lies; sums stay in the first-level cache.
+void run_linear(const Linear& of, int64_t first, int64_t last) {
+    const auto row = [&](int64_t i) { return of.weight + (of.rows ? of.rows[i] : i) * of.outputs; };
+    float* to = of.to;
+    for (int64_t o = first; o < last; o += LANES) store(to + o, load(of.bias + o));
+    int64_t i = 0;
+    for (; i + 4 <= of.inputs; i += 4) {
+        const float *x = of.x + i, *a = row(i), *b = row(i + 1), *c = row(i + 2), *d = row(i + 3);
+        for (int64_t o = first; o < last; o += LANES)
+            store(to + o, load(to + o) + (x[0] * load(a + o) + x[1] * load(b + o) + (x[2] * load(c + o) + x[3] * load(d + o))));
+    }
+    for (; i < of.inputs; ++i)
+        for (int64_t o = first; o < last; o += LANES) store(to + o, load(to + o) + of.x[i] * load(row(i) + o));
 }
 
 }  // namespace

@@ -39,15 +39,45 @@ bool ascending(const int64_t* numbers, int64_t count, int64_t range) {
     return true;
 }
 
+// A layer of the controller, for all images; threads share images, and the outputs of one.
+void run_linear(const Code& code, const std::vector<squeeze::Linear>& layers, int64_t threads) {
+    constexpr int64_t LANES = 16;
+    const int64_t images = layers.size(), blocks = layers[0].outputs / LANES;
+    int64_t multiplications = 0;
+    for (const squeeze::Linear& layer : layers) multiplications += layer.inputs * layer.outputs;
+    threads = worth(threads, multiplications);
+    const int64_t parts = std::min((threads + images - 1) / images, blocks);
+    squeeze::in_parallel(images * parts, threads, [&](int64_t i) {
+        const int64_t part = i % parts;
+        code.linear(layers[i / parts], part * blocks / parts * LANES, (part + 1) * blocks / parts * LANES);
+    });
+}
+
 void find_logits(const Code& code, const GatedLayer& layer, const GatedCall& call, int64_t threads) {
     constexpr int64_t CHANNELS = 16;
-    const int64_t all = call.images * call.reads;
-    std::vector<float> means(all);
+    const int64_t images = call.images, all = images * call.reads, wide = layer.hidden_padded;
+    if (!images) return;
+    std::vector<float> means(all), hidden(images * wide), logits(images * layer.filters_padded);
     squeeze::in_parallel((all + CHANNELS - 1) / CHANNELS, worth(threads, all * call.height * call.width), [&](int64_t i) {
         code.means(call, i * CHANNELS, std::min((i + 1) * CHANNELS, all), means.data());
     });
-    for (int64_t image = 0; image < call.images; ++image)
-        code.controller(layer, call, means.data() + image * call.reads, call.logits + image * layer.filters);
+    std::vector<squeeze::Linear> layers(images);
+    for (int64_t image = 0; image < images; ++image)
+        layers[image] = {means.data() + image * call.reads, call.reads, call.present, layer.reduce, layer.reduce_bias, wide,
+                         hidden.data() + image * wide};
+    run_linear(code, layers, threads);
+    std::vector<int64_t> rows(images * layer.hidden);
+    for (int64_t image = 0; image < images; ++image) {  // what the ReLU makes 0 is not multiplied
+        float* x = hidden.data() + image * wide;
+        int64_t *row = rows.data() + image * layer.hidden, count = 0;
+        for (int64_t i = 0; i < layer.hidden; ++i)
+            if (!(x[i] <= 0)) x[count] = x[i], row[count++] = i;
+        layers[image] = {x, count, row, layer.expand, layer.expand_bias, layer.filters_padded,
+                         logits.data() + image * layer.filters_padded};
+    }
+    run_linear(code, layers, threads);
+    for (int64_t image = 0; image < images; ++image)
+        std::copy_n(layers[image].to, layer.filters, call.logits + image * layer.filters);
 }
 
 // Those that are on for some image, if there are any; else the first filter stands for them, and is off for all.

@@ -45,6 +45,17 @@ struct GatedSite {
     GatedCall call;
 };
 
+// A layer of the controller: to[o] = bias[o] + sum over i of x[i] * weight[rows[i], o].
+struct Linear {
+    const float* x;        // (inputs,)
+    int64_t inputs;
+    const int64_t* rows;   // (inputs,) or null for all in order
+    const float* weight;   // (any, outputs)
+    const float* bias;     // (outputs,)
+    int64_t outputs;       // a multiple of 16
+    float* to;             // (outputs,)
+};
+
 // Rows [first, last) of one image's output, of those filters that are numbers [filter, filter_end) of `rows`.
 struct GatedPart {
     int64_t image, first, last, filter, filter_end;

@@ -13,9 +13,9 @@
 #include "tile.h"
 const squeeze::Code* squeeze::portable() {
 #ifdef __aarch64__
-    static const Code code{"neon", LANES * 4, 28 * 1024, run, run_means, run_controller, run_filters};
+    static const Code code{"neon", LANES * 4, 28 * 1024, run, run_means, run_linear, run_filters};
 #else
-    static const Code code{"portable", LANES * 4, 28 * 1024, run, run_means, run_controller, run_filters};
+    static const Code code{"portable", LANES * 4, 28 * 1024, run, run_means, run_linear, run_filters};
 #endif
     return &code;
 }
