@@ -40,7 +40,7 @@ class Setup:
     network: str = "resnet20"
     macs: float = 0.5
     epochs: int = 12
-    finetuning: int = 0
+    finetuning: int = 10
     lambda_m: float = 0.1
     seed: int = 0
     threads: int = 1

@@ -29,6 +29,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "VGG-16": (vgg16, 32),
     "ResNet-18": (torchvision.models.resnet18, 224),
     "ResNet-50": (torchvision.models.resnet50, 224),
+    "ResNeXt-50, 64 px": (torchvision.models.resnext50_32x4d, 64),
 }
 """What builds it, height and width of its images."""
 
