@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from squeeze.errors import InputError
@@ -73,6 +74,24 @@ def claim_folder(folder: Path, force: bool = False, resume: bool = False) -> Pat
     except OSError as error:
         raise explained(folder, error) from error
     return place
+
+
+def require_writable(folder: Path) -> None:
+    """See that files can be written to a folder, before anything expensive starts; one that is missing stays so.
+
+    Raises:
+        InputError: They cannot.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise explained(folder, error) from error
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _place(folder: Path, force: bool) -> Path:

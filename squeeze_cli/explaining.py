@@ -1,6 +1,7 @@
 """What `squeeze paths` and `squeeze detect` do between parsing and printing."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from squeeze.detection import detect as judge
 from squeeze.detection.page import render_detection
 from squeeze.errors import InputError
 from squeeze.files import write_text
+from squeeze.folders import require_writable
 from squeeze.gating.codes import gather, load_codes
 from squeeze.gating.inputs import samples_from
 from squeeze.models import Opened
@@ -27,13 +29,13 @@ def looked_at(source: Source, look: Look, out: Path | None, force: bool) -> Path
     """The paths of a gated network; written to a folder if there is one.
 
     Raises:
-        InputError: The model has no gates, there is no data, or a file is there already.
+        InputError: The model has no gates, there is no data, or a file is there already, or cannot be.
         ArtifactError: The codes are damaged, or of another network.
     """
     # Codes that were read are not written again.
     written = PATHS[1:] if look.codes else PATHS
-    for name in written if out else ():
-        check_free(Path(out or "") / name, force)
+    if out is not None:
+        _require_room(out, written, force)
     target = opened(source)
     known = load_codes(look.codes, target.model) if look.codes else None
     found = find_paths(target.model, target.task, Asked(look.most, look.sample, look.silence), known)
@@ -51,10 +53,10 @@ def defended(source: Source, guard: Guard, out: Path | None, force: bool) -> Det
     """Attacks and how well they are found; written to a folder if there is one.
 
     Raises:
-        InputError: The model has no gates, it or its data cannot be attacked, or a file is there already.
+        InputError: The model has no gates, it or its data cannot be attacked, or a file is there already, or cannot be.
     """
-    for name in DETECTION if out else ():
-        check_free(Path(out or "") / name, force)
+    if out is not None:
+        _require_room(out, DETECTION, force)
     target = opened(source)
     found = judge(target.model, target.task, Threats(guard.epsilon, guard.most, guard.per_class))
     for note in found.notes:
@@ -64,6 +66,8 @@ def defended(source: Source, guard: Guard, out: Path | None, force: bool) -> Det
         write_text(out / DETECTION[1], render_detection(found, _name(target)))
         if found.detector is not None:
             found.detector.save(out / DETECTION[2])
+        else:  # none of an earlier time beside what is new
+            (out / DETECTION[2]).unlink(missing_ok=True)
     return found
 
 
@@ -105,6 +109,12 @@ def screened(source: Source, guard: Guard, detector: Path, out: Path | None) -> 
     codes = gather(target.model, target.task, batches)
     numbers = kept.flags(codes).nonzero()[0].tolist()
     return Flagged(where, len(codes), tuple(numbers))
+
+
+def _require_room(out: Path, names: Sequence[str], force: bool) -> None:
+    for name in names:
+        check_free(out / name, force)
+    require_writable(out)
 
 
 def _name(target: Opened) -> str:

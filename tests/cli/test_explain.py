@@ -1,7 +1,7 @@
 """`squeeze paths` and `squeeze detect`, and what `squeeze profile` says of inputs."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import squeeze as library
 from squeeze.gating.codes import load_codes
 from squeeze.nn import GatedConv2d
 from squeeze.plan import Gate, Plan, Step
+from squeeze_cli import explaining
 from tests.cli import networks
 from tests.cli.conftest import Command
 from tests.cli.test_bad_input import check_refused
@@ -73,6 +74,27 @@ def test_what_is_there_is_overwritten_only_with_force(squeeze: Command, folder: 
         assert (folder / name).read_text() == "mine"
     assert squeeze("paths", *NET, *FEW, "--out", ".", "--force").exit_code == 0
     assert load_codes(folder / "codes.safetensors").layers == ("0", "3")
+
+
+@pytest.mark.parametrize("command", ["paths", "detect"])
+def test_the_folder_must_be_writable_before_anything_is_computed(
+    command: str, squeeze: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(folder.iterdir())
+    check_refused(squeeze(command, *NET, *FEW, "--out", "gated.safetensors/out"), "gated.safetensors/out")
+    monkeypatch.setattr("squeeze_cli.explaining.opened", lambda source: pytest.fail("it was too late"))
+    check_refused(squeeze(command, *NET, *FEW, "--out", "/sys/squeeze"), "/sys/squeeze")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_no_detector_of_an_earlier_time_stays_beside_what_is_new(
+    squeeze: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = explaining.judge
+    monkeypatch.setattr(explaining, "judge", lambda *given: replace(judge(*given), detector=None))  # no attack succeeds
+    (folder / "detector.safetensors").write_text("of an earlier time")
+    assert squeeze("detect", *NET, *FEW, "--out", ".", "--force").exit_code == 0
+    assert (folder / "detection.json").exists() and not (folder / "detector.safetensors").exists()
 
 
 def test_detect_judges_and_keeps_a_detector_that_can_be_used(squeeze: Command, folder: Path) -> None:
