@@ -121,8 +121,8 @@ def load_detector(path: Path | str, model: nn.Module) -> Detector:
         arrays = parse(raw)
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-        layers, filters = tuple(metadata["layers"].split("\n")), tuple(arrays["filters"].tolist())
-        bias, threshold = arrays["numbers"].tolist()
+        layers, filters = tuple(metadata["layers"].split("\n")), tuple(int(count) for count in arrays["filters"])
+        bias, threshold = (float(number) for number in arrays["numbers"])
         found = Detector(layers, filters, metadata["checksum"], arrays["weight"], bias, threshold)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path}: must be a {KIND}, got another or a damaged file ({quoted(error)}).") from error

@@ -84,7 +84,7 @@ def test_another_network_is_refused(detector: Detector, tmp_path: Path) -> None:
             load_detector(path, model)
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "empty", "shape", "nan", "kind"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "shape", "nan", "kind", "deep filters", "deep numbers"])
 def test_damaged_files_are_refused(detector: Detector, tmp_path: Path, damage: str) -> None:
     path = detector.save(tmp_path / "detector.safetensors")
     raw = path.read_bytes()
@@ -94,6 +94,9 @@ def test_damaged_files_are_refused(detector: Detector, tmp_path: Path, damage: s
         raw = save({**arrays, "weight": arrays["weight"][1:].copy()}, metadata)
     if damage == "nan":
         raw = save({**arrays, "numbers": np.array([0.0, np.nan])}, metadata)
+    if damage.startswith("deep"):
+        name = damage.removeprefix("deep ")
+        raw = save({**arrays, name: np.stack([arrays[name]] * 2)}, metadata)
     if damage == "kind":
         raw = save(arrays, {**metadata, "squeeze": "file of codes"})
     path.write_bytes({"cut": raw[: len(raw) // 2], "text": b"hello\n", "empty": b""}.get(damage, raw))
