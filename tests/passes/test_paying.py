@@ -16,14 +16,18 @@ from tests.passes.test_decouple import Net, a_task, quick
 from tests.passes.test_decouple import trained as trained
 
 
+def priced(monkeypatch: pytest.MonkeyPatch, costs: dict[int, float]) -> dict[int, float]:
+    """Gates cost what is said here, by the number of filters, instead of what is measured."""
+    monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: costs[self.conv.out_channels])
+    return costs
+
+
 def test_only_gates_that_pay_and_again_when_resumed(
     trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = a_task()
+    priced(monkeypatch, {24: 0.5, 16: 0.9, 32: 1.4})
+    task, settings = a_task(), quick(epochs=1, macs=0.9, paying="pytorch")
     structure = squeeze.trace(trained, task.example_inputs)
-    costs = {24: 0.5, 16: 0.9, 32: 1.4}  # by the number of filters
-    monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: costs[self.conv.out_channels])
-    settings = quick(epochs=1, macs=0.9, paying="pytorch")
     found = settings.search(trained, structure, task, squeeze.Run(tmp_path))
     assert [edit.module for edit in found.edits if isinstance(edit, Gate)] == ["conv1", "conv2", "narrow"]
     assert ["wide", "it would take 1.40 times as long with a gate"] in found.history["left_out"]
@@ -37,11 +41,9 @@ def test_only_gates_that_pay_and_again_when_resumed(
 def test_where_no_gate_pays_it_names_the_nearest_and_what_to_do_and_measures_anew(
     trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = a_task()
+    costs = priced(monkeypatch, {24: 1.3, 16: 1.2, 32: 1.1})
+    task, settings = a_task(), quick(epochs=1, macs=0.95, paying="pytorch")
     structure = squeeze.trace(trained, task.example_inputs)
-    costs = {24: 1.3, 16: 1.2, 32: 1.1}  # by the number of filters
-    monkeypatch.setattr(GatedConv2d, "cost", lambda self, x, share: costs[self.conv.out_channels])
-    settings = quick(epochs=1, macs=0.95, paying="pytorch")
     with pytest.raises(InputError) as told:
         settings.search(trained, structure, task, squeeze.Run(tmp_path))
     assert "got none of 4 (nearest to it is wide: it would take 1.10 times as long with a gate)" in str(told.value)

@@ -40,16 +40,16 @@ bool ascending(const int64_t* numbers, int64_t count, int64_t range) {
 }
 
 // A layer of the controller, for all images; threads share images, and the outputs of one.
-void run_linear(const Code& code, const std::vector<squeeze::Linear>& layers, int64_t threads) {
-    constexpr int64_t LANES = 16;
-    const int64_t images = layers.size(), blocks = layers[0].outputs / LANES;
+void apply(const Code& code, const std::vector<squeeze::Linear>& layers, int64_t threads) {
+    constexpr int64_t BLOCK = 16;  // outputs: the longest vector
+    const int64_t images = layers.size(), blocks = layers[0].outputs / BLOCK;
     int64_t multiplications = 0;
     for (const squeeze::Linear& layer : layers) multiplications += layer.inputs * layer.outputs;
     threads = worth(threads, multiplications);
     const int64_t parts = std::min((threads + images - 1) / images, blocks);
     squeeze::in_parallel(images * parts, threads, [&](int64_t i) {
         const int64_t part = i % parts;
-        code.linear(layers[i / parts], part * blocks / parts * LANES, (part + 1) * blocks / parts * LANES);
+        code.linear(layers[i / parts], part * blocks / parts * BLOCK, (part + 1) * blocks / parts * BLOCK);
     });
 }
 
@@ -65,7 +65,7 @@ void find_logits(const Code& code, const GatedLayer& layer, const GatedCall& cal
     for (int64_t image = 0; image < images; ++image)
         layers[image] = {means.data() + image * call.reads, call.reads, call.present, layer.reduce, layer.reduce_bias, wide,
                          hidden.data() + image * wide};
-    run_linear(code, layers, threads);
+    apply(code, layers, threads);
     std::vector<int64_t> rows(images * layer.hidden);
     for (int64_t image = 0; image < images; ++image) {  // what the ReLU makes 0 is not multiplied
         float* x = hidden.data() + image * wide;
@@ -75,7 +75,7 @@ void find_logits(const Code& code, const GatedLayer& layer, const GatedCall& cal
         layers[image] = {x, count, row, layer.expand, layer.expand_bias, layer.filters_padded,
                          logits.data() + image * layer.filters_padded};
     }
-    run_linear(code, layers, threads);
+    apply(code, layers, threads);
     for (int64_t image = 0; image < images; ++image)
         std::copy_n(layers[image].to, layer.filters, call.logits + image * layer.filters);
 }
